@@ -26,6 +26,7 @@ from codi import renamed, settings
 from codi.folder_checks import SNAPSHOTS, check_config, check_inside, find_class
 from codi.tensor_files import AGAIN, Entry, digest_json, digest_tensors, read_header, read_json
 from codi.types import InputError
+from codi.vocabulary import TOKENIZER_FILE
 
 INDEX = "model_index.json"
 CHECKSUMS = "checksums.json"
@@ -42,7 +43,9 @@ LOADING = (  # options of diffusers' `ModelMixin.from_pretrained` that are passe
     "quantization_config",
 )
 WEIGHTS = r"diffusion_pytorch_model[\w.-]*\.safetensors(\.index[\w.-]*\.json)?"
-SAVED = re.compile(rf"(scheduler_)?config\.json|{WEIGHTS}")  # what a save writes into the folder of a part
+SAVED = re.compile(
+    rf"(scheduler_)?config\.json|{re.escape(TOKENIZER_FILE)}|{WEIGHTS}"
+)  # what a save writes into the folder of a part
 BESIDE = ".saving-"  # start of the name of the folder that is written before an older model is replaced
 VERIFY_BELOW = 2 << 30  # bytes of weights whose checksums are verified without being asked
 
@@ -277,12 +280,17 @@ def load_part(
     part_class = find_class(folder.name, *renamed.CLASSES.get((module, kind), (module, kind)))
     from transformers.initialization import no_init_weights
 
+    from codi.models.tokenizer_file import WithTokenizerFile
+
     is_model = issubclass(part_class, nn.Module)
     options = dict(torch_dtype=dtype, use_safetensors=True, variant=variant, **loading) if is_model else {}
     with _present_names(folder) as present:
         stored = read_tensors(present, variant) if is_model else {}
         config = getattr(part_class, "config_name", "config.json")
-        check_config(folder / config, read_json(present / config), part_class)
+        values = read_json(present / config)
+        check_config(folder / config, values, part_class)
+        if issubclass(part_class, WithTokenizerFile):
+            part_class.check_tokenizer(folder, values, stored)
         try:
             # initial values would be overwritten: `check_part` makes sure that every weight is in the folder
             with quietly(), no_init_weights():
@@ -443,12 +451,15 @@ def _variant(name: str) -> str:
 
 
 def _same_part(one: Path, other: Path) -> bool:
-    """Return whether two configurations build the same module.
+    """Return whether two configurations, and the tokenizers that may lie beside them, build the same module.
 
     Keys that begin with an underscore only say who wrote the file and are not compared, except the class
     name.
     """
     if not (one.is_file() and other.is_file()):
+        return False
+    tokenizers = [path.with_name(TOKENIZER_FILE) for path in (one, other)]
+    if len({path.read_bytes() if path.is_file() else None for path in tokenizers}) > 1:
         return False
     first, second = read_json(one), read_json(other)
     keys = [key for key in first.keys() | second.keys() if key == "_class_name" or not key.startswith("_")]

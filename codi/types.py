@@ -175,7 +175,7 @@ class ModalitySpec:
     Attributes:
         raw_shape: one sample as the library passes it: image (3, H, W), video (F, 3, H, W), audio (samples,),
             text ().
-        latent_shape: one latent: image (C, H, W), video (C, F, H, W), audio (C, T, M), text (C,).
+        latent_shape: one latent: image (C, H, W), video (C, F, H, W), audio (C, T, M), text (C,) or (C, L).
         rate: raw steps per second along time (frames/s, Hz); None where there is no time.
         latent_rate: latent steps per second along time; None where there is no time.
     """

@@ -1,11 +1,13 @@
 """Tokenizers as values, and what a sentence says in a closed vocabulary.
 
-A tokenizer is a `tokenizers` JSON string in a component's configuration, so that a part and its words never
-come apart. A closed vocabulary is one of words, beside which all other words are one unknown token that says
+A tokenizer is a `tokenizers` JSON string among a component's arguments, so that a part and its words never
+come apart. One of pieces (byte-level BPE, arXiv 1508.07909 on bytes as in GPT-2) reads and writes any string
+exactly. A closed vocabulary is one of words, beside which all other words are one unknown token that says
 nothing. Nothing here imports torch before a tokenizer is loaded, so that prompts can be checked before a
 model is loaded.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,19 +33,91 @@ LEADING = frozenset("a an the in on at of to with by from is are it that there a
 APOSTROPHES = frozenset("'’‘ʼʹ′`´＇")
 INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))  # Unicode: accents, zero-width, control characters
 MOST_COMMAS = 2  # at most as many stand in a caption of the world
+FRAME = ["<pad>", "<unk>", "<bos>", "<eos>"]  # the tokens that are no words, in the order of their ids
+TOKENIZER_FILE = "tokenizer.json"  # beside the configuration of a part that reads pieces of words
+BYTES = 256
+LEAST_PIECES = len(FRAME) + BYTES
 
 
 def load_tokenizer(serialised: str) -> "PreTrainedTokenizerFast":
     """Build the tokenizer that a `tokenizers` JSON string describes.
 
     Its special tokens are those of `SPECIAL`, and it frames sentences by <bos> and <eos> if the string says
-    so, as those of `word_tokenizer` do.
+    so, as those of `word_tokenizer` and `piece_tokenizer` do. One of pieces takes the name of a special token
+    in a sentence for the text that it is.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    text: dict[str, bool] = {}
+    if has_pieces(serialised):
+        text = {"split_special_tokens": True, "clean_up_tokenization_spaces": False}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(serialised), model_max_length=64, **SPECIAL
+        tokenizer_object=Tokenizer.from_str(serialised), model_max_length=64, **text, **SPECIAL
+    )
+
+
+def has_pieces(serialised: str) -> bool:
+    """Return whether a `tokenizers` JSON string describes a tokenizer as `piece_tokenizer` makes them.
+
+    A string that is damaged describes none.
+    """
+    try:
+        described = json.loads(serialised)
+        vocabulary = described["model"]["vocab"]
+        framed = [vocabulary[name] for name in FRAME] == list(range(len(FRAME)))
+        return described["model"]["type"] == "BPE" and described["model"]["unk_token"] is None and framed
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def piece_tokenizer(captions: Iterable[str], size: int) -> str:
+    """Learn a tokenizer of pieces from captions, as a `tokenizers` JSON string.
+
+    It is byte-level BPE: a piece is a string of bytes of UTF-8, and every byte is a piece. So it reads and
+    writes any string exactly, case, accents, spaces, pictographs and all scripts alike. A space is put before
+    the sentence, so that its first word is the same as elsewhere. The same captions in any order give the
+    same string, to the byte.
+
+    Args:
+        captions: the sentences; without any the pieces are the bytes.
+        size: the most pieces that it has, the four special ones and the 256 bytes included.
+
+    Returns:
+        The tokenizer, which frames sentences by <bos> and <eos>.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    assert size >= LEAST_PIECES, f"{size} pieces: every byte needs one"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=FRAME,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = _framing(FRAME.index("<bos>"), FRAME.index("<eos>"))
+    return tokenizer.to_str()
+
+
+def blank_pieces(size: int) -> str:
+    """Return a tokenizer of `size` pieces without meaning, for a plan, which reads no captions."""
+    described = json.loads(piece_tokenizer([], LEAST_PIECES))
+    vocabulary = described["model"]["vocab"]
+    vocabulary |= {f"<{number}>": number for number in range(len(vocabulary), size)}
+    return json.dumps(described)
+
+
+def _framing(bos: int, eos: int) -> Any:
+    """Return what puts <bos> before a sentence and <eos> behind it, given their ids."""
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", bos), ("<eos>", eos)]
     )
 
 
@@ -52,22 +126,22 @@ def word_tokenizer(words: list[str]) -> str:
 
     It ignores case, takes any word but those of `words` for <unk>, and frames sentences by <bos> and <eos>.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    tokens = ["<pad>", "<unk>", "<bos>", "<eos>", *sorted(set(words))]
+    tokens = [*FRAME, *sorted(set(words))]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>",
-        special_tokens=[("<bos>", vocabulary["<bos>"]), ("<eos>", vocabulary["<eos>"])],
-    )
+    tokenizer.post_processor = _framing(vocabulary["<bos>"], vocabulary["<eos>"])
     return tokenizer.to_str()
 
 
 def add_names(tokenizer: Any, names: Iterable[str]) -> None:
     """Add words to a tokenizer that it then reads whole and in any case.
+
+    A tokenizer of pieces, which tells cases apart, reads them as they are written here alone. It takes the
+    spaces around them for theirs, because every stretch of text between them is begun with a space.
 
     Args:
         tokenizer: a tokenizer of `tokenizers` or of transformers, which is changed.
@@ -75,7 +149,13 @@ def add_names(tokenizer: Any, names: Iterable[str]) -> None:
     """
     from tokenizers import AddedToken
 
-    tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
+    pieces = has_pieces(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str())
+    tokenizer.add_tokens(
+        [
+            AddedToken(name, single_word=True, normalized=not pieces, lstrip=pieces, rstrip=pieces)
+            for name in names
+        ]
+    )
 
 
 # What a sentence says --------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from codi.modalities import kind_of
 from codi.types import InputError, blame
-from codi.vocabulary import LEADING, ClosedVocabulary, Reading, stored_vocabulary
+from codi.vocabulary import LEADING, TOKENIZER_FILE, ClosedVocabulary, Reading, stored_vocabulary
 
 KINDS = {"colour": "colours", "shape": "shapes", "motion": "motions", "tempo": "tempi", "place": "places"}
 OTHERS = (
@@ -220,6 +220,8 @@ def vocabulary_of(
         if config["_class_name"] != "TextTower":
             return None, 0
         limit = config["text_config"].get("max_position_embeddings", CLIP_LONGEST)
+        if config["tokenizer"] == TOKENIZER_FILE:  # one of pieces, which read any word
+            return None, 0
         return stored_vocabulary(config["tokenizer"], learned), limit
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, 0

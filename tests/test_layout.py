@@ -49,7 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.vocabulary": LEAVES | {"codi.world"},
     "codi.models": LEAVES | JOINT | {"codi.world", "codi.vocabulary"},
     "codi.folder_checks": LEAVES | MODELS,
-    "codi.pretrained": LEAVES | MODELS | {"codi.folder_checks", "codi.renamed", "codi.settings"},
+    "codi.pretrained": LEAVES
+    | MODELS
+    | {"codi.folder_checks", "codi.renamed", "codi.settings", "codi.vocabulary"},
     "codi.convert": LEAVES | MODELS | {"codi.pretrained"},
     "codi.wording": LEAVES | KINDS | {"codi.vocabulary", "codi.world", "codi.adapters"},
     "codi.media": LEAVES,

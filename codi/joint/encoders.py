@@ -43,11 +43,13 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
     """The environment encoder of one modality: a noisy latent becomes the tokens that its partners attend to.
 
     Args:
-        latent_shape: as in `codi.types.ModalitySpec`: text (Z,), picture (Z, H, W), clip (Z, F, H, W), sound
-            (Z, T, M). A shape of three axes is that of a sound if there is a `latent_rate`.
+        latent_shape: as in `codi.types.ModalitySpec`: text (Z,) or a sequence (Z, K), picture (Z, H, W), clip
+            (Z, F, H, W), sound (Z, T, M). A shape of three axes is that of a sound if there is a
+            `latent_rate`.
         dim: D, the width of the tokens.
         latent_rate: latent steps per second; None for a modality without time.
-        tokens_per_step: tokens for each step along time, or for the whole of a latent without time.
+        tokens_per_step: tokens for each step along time or position of a sequence, or for the whole of any
+            other latent without time.
         global_tokens: tokens without time that sum up the whole.
         num_layers: transformer layers along time.
         num_heads: heads of each layer.
@@ -85,11 +87,15 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
             size = dim // 2 * 16
         else:
             self.stem = nn.Identity()
-            size = math.prod(latent_shape) if latent_rate is None else latent_shape[0] * latent_shape[2]
+            # of one step: of the whole vector, of one position of a sequence, of one column of a sound
+            size = latent_shape[0] * math.prod(latent_shape[2:])
         self.project = nn.Sequential(nn.Linear(size, dim), nn.SiLU(), nn.Linear(dim, tokens_per_step * dim))
         # Without it the content of a token would be a tenth as large as the encoding of its time.
         self.content_norm = nn.LayerNorm(dim)
         self.place = nn.Parameter(torch.randn(tokens_per_step, dim) * 0.02)  # tells a step's tokens apart
+        self.positions: nn.Parameter | None = None  # tells the positions of a sequence apart
+        if latent_rate is None and len(latent_shape) == 2:
+            self.positions = nn.Parameter(torch.randn(latent_shape[1], 1, dim) * 0.02)
         self.time_proj = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.noise_level = TimestepEmbedding(dim, dim)
         self.summary = nn.Parameter(torch.randn(global_tokens, dim) * 0.02)
@@ -98,7 +104,11 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         self.name = nn.Parameter(torch.randn(dim) * 0.02)  # tells partners which modality the tokens are of
 
     def steps(self, x: Tensor) -> Tensor:
-        """Return one flat vector for each step along time, (B, S, size), from a latent (B, *latent_shape)."""
+        """Return one flat vector for each step along time or position of a sequence, (B, S, size).
+
+        Args:
+            x: latents (B, *latent_shape).
+        """
         if self.is_map:
             frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]  # (B, S, Z, H, W)
             return self.stem(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
@@ -144,6 +154,8 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
         hidden = self.project(self.steps(x)).unflatten(-1, (self.tokens_per_step, -1))  # (B, S, k, D)
         hidden = self.content_norm(hidden) + self.place
         times = self.seconds(hidden.shape[1], rate, x.device) if seconds is None else seconds.to(x.device)
+        if self.positions is not None:
+            hidden = hidden + self.positions
         if times is not None:
             hidden = hidden + sinusoid(times, hidden.shape[-1]).to(hidden.dtype)[:, None]
         level = self.noise_level(self.time_proj(t).to(hidden.dtype))[:, None]

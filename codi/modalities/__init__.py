@@ -176,12 +176,23 @@ def geometries_in(configs: Mapping[str, Mapping[str, Any]]) -> dict[Modality, Mo
     return {modality: spec for modality, spec in found.items() if spec is not None}
 
 
-def component_class(name: str) -> type:
-    """Return the class of which a component is trained, by its name in a model, and import its module.
+def component_class(name: str, sequence: bool = False) -> type:
+    """Return the class of which a component is trained, and import its module.
 
-    Raises `InputError` for a component of which no modality says it.
+    Args:
+        name: the component's name in a model.
+        sequence: whether the latents of its modality are sequences (C, L) and its modality has classes for
+            such (`ModalityKind.sequence_classes`).
+
+    Returns:
+        The class.
+
+    Raises:
+        InputError: for a component of which no modality says it.
     """
     places = {component: place for kind in kinds() for component, place in kind.classes.items()}
+    if sequence:
+        places |= {component: place for kind in kinds() for component, place in kind.sequence_classes.items()}
     if name not in places:
         raise InputError(
             f"nothing says of which class {name} is: expected it in `classes` of its modality's ModalityKind"

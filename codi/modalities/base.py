@@ -63,6 +63,7 @@ class ModalityKind(ABC):
         carries: names of the modalities that a file of it may hold as well, as a clip holds its sound.
         dtype: of its raw samples in training: "uint8" of pixels, else "float32".
         classes: "module:Class" of the components that are trained for it, by their names.
+        sequence_classes: the same for those that are others where its latents are sequences (C, L).
         made_by: which stages make these components, by their names; for messages.
         aligned: the components that its alignment with text trains anew (`training.stages.align`).
         bridge: the attribute of its tower that holds its bridge to text.
@@ -89,6 +90,7 @@ class ModalityKind(ABC):
     carries: ClassVar[tuple[str, ...]] = ()
     dtype: ClassVar[str] = "float32"
     classes: ClassVar[Mapping[str, str]] = {}
+    sequence_classes: ClassVar[Mapping[str, str]] = {}
     made_by: ClassVar[Mapping[str, str]] = {}
     aligned: ClassVar[tuple[str, ...]] = ()
     bridge: ClassVar[str] = "bridge"

@@ -18,6 +18,10 @@ class Text(ModalityKind):
         "text_tower": "codi.models.conditioning:TextTower",
         "text_denoiser": "codi.models.denoisers:TextDenoiser",
     }
+    sequence_classes = {
+        "text_autoencoder": "codi.models.autoencoders:TextSequenceAutoencoder",
+        "text_denoiser": "codi.models.denoisers:TextSequenceDenoiser",
+    }
     sampling = {"guidance_scale": 1.5}
     made_by = {
         "text_autoencoder": "autoencoder_text",

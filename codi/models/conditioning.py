@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from codi.models.autoencoders.audio import LogMel
+from codi.models.tokenizer_file import WithTokenizerFile
 from codi.protocols import PromptEncoder
 from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_tokenizer
 
@@ -60,13 +61,16 @@ class Bridge(nn.Module):
         self.center.copy_(functional.normalize(features.float(), dim=-1).mean(0))
 
 
-class TextTower(ModelMixin, ConfigMixin, PromptEncoder):
+class TextTower(ModelMixin, WithTokenizerFile, PromptEncoder):
     """The prompt tower of sentences: CLIP's text transformer and a bridge.
 
     Args:
         text_config: arguments of CLIPTextConfig.
-        tokenizer: a `tokenizers` JSON string.
+        tokenizer: a `tokenizers` JSON string, of whole words or of pieces of words.
     """
+
+    table = "text.text_model.embeddings.token_embedding.weight"
+    table_config = "text_config"
 
     # Set where the tokenizer knows whole words only; one that knows pieces of words takes any sentence.
     vocabulary: ClosedVocabulary | None = None
@@ -120,7 +124,9 @@ class TextTower(ModelMixin, ConfigMixin, PromptEncoder):
         sentence = getattr(self.tokenizer, "expand", str)(sentence)
         with _TOKENIZING:
             tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
-        beyond = sentence[tokens.offset_mapping[limit - 1][0] :] if len(tokens.input_ids) > limit else ""
+        beyond = ""
+        if len(tokens.input_ids) > limit:
+            beyond = sentence[tokens.offset_mapping[limit - 1][0] :].strip()
         # A tokenizer of pieces knows every word; only the length can be too much.
         count = len(sentence.split())
         return Reading(num_words=count, num_known=count, num_read=count, unread=(beyond,) if beyond else ())

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from codi.models.conditioning import TextTower
 from codi.types import InputError
-from codi.vocabulary import add_names, closed_vocabulary
+from codi.vocabulary import add_names, closed_vocabulary, has_pieces
 
 
 class Vectors(nn.Module):
@@ -71,10 +71,12 @@ class Wordbook:
         self.tokenizer = copy.deepcopy(tokenizer)
         self.patterns = {}
         added: list[str] = []
+        # one that reads pieces tells cases apart, so that a word of one vector is written out as well
+        tells_cases = has_pieces(tokenizer.backend_tokenizer.to_str())
         for word, rows in words.items():
             names = _names(word, len(rows))
             added += names
-            if len(rows) > 1:
+            if len(rows) > 1 or tells_cases:
                 pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
                 self.patterns[pattern] = " ".join(names)
         add_names(self.tokenizer, added)

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ from training.stages.common import export_part, load_part
 from training.stages.files import (
     check_words,
     known_geometry,
-    tokenizer_of,
     world_or_files,
 )
 from training.stages.latents import as_unit
+from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
 
 RHYTHM = ("motion", "tempo")  # the facts that take time to show
 TEXT_TOWER = kind_of("text").tower
@@ -62,6 +62,8 @@ class AlignOptions:
             `alike` it has no effect on files, which cannot be moved anew.
         validation_scenes: the number of scenes or files on which retrieval is measured.
         continue_from: start from the tower in the model folder; for sounds alone.
+        tokenizer: what a new text tower reads, such as {"kind": "bpe", "size": 4096}
+            (`training.stages.tokenizers.TokenizerOptions`).
     """
 
     modality: str
@@ -70,6 +72,7 @@ class AlignOptions:
     rhythm: float = 0.0
     validation_scenes: int = 256
     continue_from: bool = False
+    tokenizer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
@@ -147,6 +150,7 @@ class AlignStage(Stage):
         if self.modality not in able:
             raise InputError(f"options: modality is {self.options.modality!r}: expected {', '.join(able)}")
         self.makes_text = TEXT_TOWER in self.kind.aligned
+        self.tokenizer = read_tokenizer_options(self.options.tokenizer, config, self.makes_text)
         self.text: TextTower | None = None
         expect(
             not (self.makes_text and self.options.rhythm),
@@ -190,7 +194,8 @@ class AlignStage(Stage):
         name = self.kind.tower
         cls = component_class(name)
         if self.makes_text:
-            text = TextTower(**self.config.part[TEXT_TOWER], tokenizer=tokenizer_of(self.config))
+            tokenizer = tokenizer_of(self.config, self.tokenizer)
+            text = TextTower(**self.config.part[TEXT_TOWER], tokenizer=tokenizer)
             return Contrast({TEXT_TOWER: text, name: cls(**self.config.part[name])})
         self.text = load_text_tower(self.config.model)
         if name in needed and not self.options.continue_from:

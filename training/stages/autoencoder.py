@@ -6,7 +6,7 @@ the number of samples of the waveform.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codi.io import to_unit
-from codi.modalities import kind_of
+from codi.modalities import component_class, kind_of
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.autoencoders.mel import MelCorrection
 from codi.types import Modality, ModalitySpec
@@ -28,7 +28,8 @@ from training.dry_run import empty, whole_numbers
 from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
-from training.stages.files import check_words, tokenizer_of, world_or_files
+from training.stages.files import check_words, world_or_files
+from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,18 @@ class SoundOptions(AutoencoderOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         expect(0 <= self.tones <= 1, "tones", self.tones, "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(AutoencoderOptions):
+    """Options of the stage for sentences: those of all autoencoder stages, and one more.
+
+    Attributes:
+        tokenizer: what a new autoencoder reads, such as {"kind": "bpe", "size": 4096}
+            (`training.stages.tokenizers.TokenizerOptions`).
+    """
+
+    tokenizer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -526,19 +539,29 @@ class VocoderStage(SoundStage):
 
 
 class TextStage(AutoencoderStage):
-    """The stage that trains the autoencoder of sentences, on captions that name all facts or some of them."""
+    """The stage that trains the autoencoder of sentences, on captions that name all facts or some of them.
+
+    Its latents are sequences where `part` has a `latent_length`, else vectors.
+    """
 
     component = "text_autoencoder"
     modality = Modality.TEXT
     entry = "captions"
+    options_class = TextOptions
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        anew = not self.options.continue_from
+        self.tokenizer = read_tokenizer_options(self.options.tokenizer, config, anew)
 
     def build(self) -> TextAutoencoder:
         """Return the autoencoder of `part`, or the one in the model folder.
 
-        A new one gets the words of the data; one that is there keeps its words.
+        A new one gets the words of the data or pieces of them; one that is there keeps its own.
         """
         if not self.options.continue_from:
-            return self.begin(TextAutoencoder, tokenizer=tokenizer_of(self.config))
+            cls = component_class(self.component, sequence="latent_length" in self.config.part)
+            return self.begin(cls, tokenizer=tokenizer_of(self.config, self.tokenizer))
         self.reader = self.begin(TextAutoencoder)
         return self.reader
 
@@ -580,12 +603,11 @@ class TextStage(AutoencoderStage):
 
     def dummy_batch(self, module: TextAutoencoder, count: int) -> dict[str, Tensor]:
         """Return sentences of the greatest length."""
-        return {"ids": whole_numbers(count, module.config.max_length)}
+        return {"ids": whole_numbers(count, module.num_positions)}
 
     def dry_pass(self, module: TextAutoencoder, batch: dict[str, Tensor]) -> None:
         """Encode and decode the sentences."""
-        pooled = module.encoder(input_ids=batch["ids"]).pooler_output
-        module.logits(module.posterior_head(pooled).chunk(2, dim=-1)[0], batch["ids"])
+        module.logits(module.posterior_of_ids(batch["ids"])[0], batch["ids"])
 
     def mean_latent(self, module: TextAutoencoder, batch: dict[str, Any]) -> Tensor:
         """Return the unnormalised latents of a batch."""

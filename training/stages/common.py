@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from codi import pretrained
 from codi.io import atomic
+from codi.protocols import Denoiser
 from codi.tensor_files import read_json
 from codi.types import InputError
+from codi.vocabulary import TOKENIZER_FILE
 
 EXPORTING = ".exporting-"  # in the name of a folder beside a part, while the part is being written
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD, as Linux numbers them
@@ -69,12 +71,14 @@ def put_in_place(beside: Path, folder: Path) -> None:
     """Let the folder `beside` take the name `folder`, at once where the system can exchange two names.
 
     Files in `folder` that are no weights and have no successor in `beside` are kept: they are copied over
-    first. Older weights go, or they would be loaded with the new ones. Where names cannot be exchanged (other
-    systems than Linux, some network file systems) the older folder is moved away first: whoever is killed
-    between the two moves leaves it beside its place, under a name that begins with a dot.
+    first. Older weights go, or they would be loaded with the new ones, and so does their tokenizer. Where
+    names cannot be exchanged (other systems than Linux, some network file systems) the older folder is moved
+    away first: whoever is killed between the two moves leaves it beside its place, under a name that begins
+    with a dot.
     """
     for old in folder.iterdir() if folder.is_dir() else ():
-        if ".safetensors" not in old.name and not (beside / old.name).exists():
+        saved = ".safetensors" in old.name or old.name == TOKENIZER_FILE
+        if not saved and not (beside / old.name).exists():
             copy = shutil.copytree if old.is_dir() else shutil.copy2
             copy(old, beside / old.name)
     if folder.is_dir() and _exchange(beside, folder):
@@ -150,8 +154,7 @@ def load_part(cls: type, folder: Path, why: str) -> Any:
     """Return a finished part in float32 and eval mode, frozen.
 
     Args:
-        cls: the class that is expected. Of a converted model the part gets the class that its configuration
-            names, if that is a subclass of `cls`.
+        cls: the class that is expected; the part may have another in its place, see `class_of`.
         folder: where the part is.
         why: what to do if the part is missing, for the message of the error: which stage makes it.
 
@@ -173,24 +176,29 @@ def load_part(cls: type, folder: Path, why: str) -> Any:
 
 
 def class_of(cls: type, folder: Path) -> type:
-    """Return the class of the part in `folder`: `cls`, or its subclass for a converted part.
+    """Return the class of the part in `folder`: `cls`, or what its configuration names in its place.
 
     Args:
-        cls: the class of a part that was trained here.
+        cls: the class of such a part as it is trained unless its latents ask for another.
         folder: where the part is.
 
     Returns:
-        The class in `codi.models.released` or `codi.models.denoisers` that the part's configuration names, if
-        it is a subclass of `cls`; else `cls`.
+        The class that the part's configuration names, if it is a subclass of `cls` in
+        `codi.models.released` or `codi.models.autoencoders`, or any denoiser in `codi.models.denoisers` where
+        `cls` is one; else `cls`.
 
     Raises:
         InputError: if the configuration is no JSON object.
     """
-    from codi.models import denoisers, released
+    from codi.models import autoencoders, denoisers, released
 
     name = str(read_json(folder / "config.json", "make or copy this part again").get("_class_name"))
-    found = getattr(released, name, getattr(denoisers, name, cls))
-    return found if isinstance(found, type) and issubclass(found, cls) else cls
+    for room in (released, autoencoders, denoisers):
+        found = getattr(room, name, None)
+        expected = Denoiser if room is denoisers and issubclass(cls, Denoiser) else cls
+        if isinstance(found, type) and issubclass(found, expected):
+            return found
+    return cls
 
 
 def say(message: str) -> None:

@@ -218,7 +218,9 @@ class DenoiseStage(Stage):
 
         With the option `temporal_change` it comes inside `WithTemporalChange`.
         """
-        cls = component_class(self.component)
+        own = self.sentences if in_words(self.modality) else None
+        autoencoder = own or autoencoder_of(self.config.model, self.modality)
+        cls = component_class(self.component, sequence=len(autoencoder.latent_shape) == 2)
         if self.options.continue_from:
             module = load_part(cls, self.config.model / self.component, f"train {self.component} first")
             if self.options.expert:
@@ -226,16 +228,15 @@ class DenoiseStage(Stage):
             module.requires_grad_(True)
         else:
             module = cls(**self.config.part)
-        own = self.sentences if in_words(self.modality) else None
-        autoencoder = own or autoencoder_of(self.config.model, self.modality)
         self.spec = kind_of(self.modality).describe(autoencoder, module)
         # a wrong width would fail only in the first step, and with torch's own words
         fits = {
             "in_channels": (autoencoder.latent_shape[0], "channels of the autoencoder's latents"),
+            "length": (autoencoder.latent_shape[-1], "positions of the autoencoder's latents"),
             "context_dim": (self.prompts.text.dim, "width of the towers"),
         }
         for name, (right, what) in fits.items():
-            if (value := module.config[name]) != right:
+            if (value := module.config.get(name, right)) != right:
                 raise InputError(
                     f"part: {name} is {value!r}: expected {right}, the {what} in {self.config.model}"
                 )

@@ -6,8 +6,6 @@ in the section.
 """
 
 import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,18 +15,14 @@ import numpy as np
 
 from codi.modalities import component_names, geometries_in
 from codi.types import InputError, Modality, ModalitySpec
-from codi.vocabulary import closed_vocabulary, word_tokenizer
-from codi.world.caption import all_words
+from codi.vocabulary import closed_vocabulary
 from data.batch import Batch
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
 from training.config import Config
-from training.stages.common import planning, say
+from training.stages.common import say
 
-# A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
-MAX_WORDS = 30_000
-MAX_ROWS = 200_000
 # A finished vocabulary is checked on so many rows of each manifest, and may lack this share of their words.
 CHECKED_ROWS = 300
 MOST_UNKNOWN = 0.5
@@ -188,33 +182,6 @@ def known_geometry(
 def _shape(part: Path) -> dict[str, Any]:
     file = part / "config.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def tokenizer_of(config: Config) -> str:
-    """Return a word-level tokenizer over what training can say, as JSON.
-
-    Its words are those of the world, or the commonest of the captions. A plan does not read captions: `part`
-    says how many words there are.
-    """
-    return word_tokenizer(caption_words(config) if config.data and not planning() else all_words())
-
-
-def caption_words(config: Config) -> list[str]:
-    """Return the `MAX_WORDS` commonest words and marks of the captions.
-
-    At most `MAX_ROWS` rows of each manifest are read, evenly spread. Where the world is mixed in, its words
-    count once.
-    """
-    source = open_media(config, [Modality.TEXT], seed=config.seed, require=["text"])
-    counts: Counter[str] = Counter()
-    if any(part.of_world for part in source.mixed):
-        counts.update(all_words())
-    for sentence in captions_in(source, MAX_ROWS):
-        counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
-    source.close()
-    # equally common words go by the alphabet, so that the order of rows does not matter
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    return ordered[:MAX_WORDS]
 
 
 def captions_in(source: Any, most: int) -> Iterator[str]:

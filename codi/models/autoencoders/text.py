@@ -9,7 +9,7 @@ Letters: B batch, L tokens, D hidden width, Z latent width, N layers.
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
@@ -17,23 +17,27 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from codi.models.autoencoders.scaling import LatentScaling
+from codi.models.tokenizer_file import WithTokenizerFile
 from codi.protocols import Autoencoder
-from codi.vocabulary import load_tokenizer
+from codi.vocabulary import has_pieces, load_tokenizer
 
 
-class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
+class TextAutoencoder(ModelMixin, WithTokenizerFile, Autoencoder):
     """Turns sentences into normalised latents (B, Z), and back.
 
     Args:
         encoder_config: arguments of BertConfig; vocabulary size and special ids come from the tokenizer.
         decoder_config: arguments of GPT2Config, likewise.
         latent_dim: Z, the width of the latent.
-        tokenizer: a `tokenizers` JSON string for the encoder.
+        tokenizer: a `tokenizers` JSON string for the encoder, of whole words or of pieces of words.
         decoder_tokenizer: the same for the decoder; None: that of the encoder.
         max_length: most tokens that decoding produces, the first one included.
         embed_latent: whether linear_emb(z) is added to the embeddings besides the memory, as in Optimus.
         scaling_factor: the one released factor; None: per-channel statistics, measured in training.
     """
+
+    table = "encoder.embeddings.word_embeddings.weight"
+    table_config = "encoder_config"
 
     @register_to_config
     def __init__(
@@ -49,34 +53,50 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     ):
         super().__init__()
         self.tokenizer = load_tokenizer(tokenizer)
+        self.reads_pieces = has_pieces(decoder_tokenizer or tokenizer)
         self.decoder_tokenizer = (
             self.tokenizer if decoder_tokenizer is None else load_tokenizer(decoder_tokenizer)
         )
-        vocabulary = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
-        self.encoder = BertModel(BertConfig(**{**vocabulary, **encoder_config}))
+        self.encoder = BertModel(BertConfig(**{**self._encoder_vocabulary(), **encoder_config}))
         self.posterior_head = nn.Linear(self.encoder.config.hidden_size, 2 * latent_dim, bias=False)
-        vocabulary = {
+        self.decoder = GPT2LMHeadModel(GPT2Config(**{**self._decoder_vocabulary(), **decoder_config}))
+        shape = self.decoder.config
+        self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
+        self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None
+        self.scaling = LatentScaling(latent_dim, scaling_factor)
+
+    def _encoder_vocabulary(self) -> dict[str, Any]:
+        """Return the arguments of BertConfig that the tokenizer decides."""
+        return {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
+
+    def _decoder_vocabulary(self) -> dict[str, Any]:
+        """Return the arguments of GPT2Config that the tokenizer decides."""
+        return {
             "vocab_size": len(self.decoder_tokenizer),
             "tie_word_embeddings": False,
             "bos_token_id": self.decoder_tokenizer.bos_token_id,
             "eos_token_id": self.decoder_tokenizer.eos_token_id,
             "pad_token_id": self.decoder_tokenizer.pad_token_id,
         }
-        self.decoder = GPT2LMHeadModel(GPT2Config(**{**vocabulary, **decoder_config}))
-        shape = self.decoder.config
-        self.memory = nn.Linear(latent_dim, shape.n_layer * shape.n_embd, bias=False)
-        self.latent_embedding = nn.Linear(latent_dim, shape.n_embd, bias=False) if embed_latent else None
-        self.scaling = LatentScaling(latent_dim, scaling_factor)
 
     @property
-    def latent_shape(self) -> tuple[int]:
+    def latent_shape(self) -> tuple[int, ...]:
         """The shape (Z,) of the latent of one sentence."""
         return (self.config.latent_dim,)
 
+    @property
+    def num_positions(self) -> int:
+        """The number of tokens of the longest sentence, for a dry run."""
+        return self.config.max_length
+
     def posterior(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log-variance of unnormalised latents, (B, Z) each."""
+        """Return the mean and the log-variance of unnormalised latents, (B, *latent_shape) each."""
         tokens = self.tokenizer(sentences, padding=True, truncation=True, return_tensors="pt").to(self.device)
-        pooled = self.encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        return self.posterior_of_ids(tokens.input_ids, tokens.attention_mask)
+
+    def posterior_of_ids(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `posterior` returns, of token ids (B, L) and their mask (B, L), 0 where nothing is."""
+        pooled = self.encoder(input_ids=ids, attention_mask=mask).pooler_output
         mean, log_variance = self.posterior_head(pooled).chunk(2, dim=-1)
         return mean, log_variance
 
@@ -89,7 +109,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
             generator: draws from the posterior; None takes its mean.
 
         Returns:
-            The latents (B, Z).
+            The latents (B, *latent_shape).
         """
         mean, log_variance = self.posterior(raw)
         if generator is not None:
@@ -101,7 +121,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         """Return the logits of the next tokens, given all tokens before them (teacher forcing).
 
         Args:
-            latent: unnormalised latents (B, Z).
+            latent: unnormalised latents (B, *latent_shape).
             ids: token ids (B, L).
 
         Returns:
@@ -110,7 +130,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         return self._step(latent, ids, self._memory_cache(latent)).logits
 
     def token_loss(self, latent: Tensor, sentences: list[str]) -> Tensor:
-        """Return the mean cross-entropy per token (B,) of sentences, given unnormalised latents (B, Z)."""
+        """Return the mean cross-entropy per token (B,) of sentences, given unnormalised latents."""
         ids, mask = self._targets(sentences)
         logits = self.logits(latent, ids[:, :-1]).transpose(1, 2)  # (B, vocabulary, L-1)
         losses = functional.cross_entropy(logits.float(), ids[:, 1:], reduction="none") * mask[:, 1:]
@@ -119,7 +139,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     @apply_forward_hook
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[str]:
-        """Write the sentences of normalised latents (B, Z), with the likeliest token at each step.
+        """Write the sentences of normalised latents (B, ...), with the likeliest token at each step.
 
         The whole batch is decoded at once, one token a step, with a key-value cache.
         """
@@ -148,13 +168,16 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
 
     def _step(self, latent: Tensor, ids: Tensor, cache: DynamicCache, position: int = 1):
         """Run the decoder on `ids`, the first of which stands at `position` (0 is the memory)."""
-        embeds = self.decoder.transformer.wte(ids)
-        if self.latent_embedding is not None:
-            embeds = embeds + self.latent_embedding(latent)[:, None]
+        embeds = self._embed(latent, ids, position)
         positions = torch.arange(position, position + ids.shape[1], device=ids.device)[None]
         # The cache is passed by place, because its name depends on the version of transformers: `cache` since
         # 5.24, `past_key_values` before, which 5.40 no longer takes.
         return self.decoder(None, cache, inputs_embeds=embeds, position_ids=positions, use_cache=True)
+
+    def _embed(self, latent: Tensor, ids: Tensor, position: int) -> Tensor:
+        """Return the embeddings (B, L, n_embd) of `ids`, with that of the latent on top if there is one."""
+        embeds = self.decoder.transformer.wte(ids)
+        return embeds if self.latent_embedding is None else embeds + self.latent_embedding(latent)[:, None]
 
     def _targets(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Return decoder ids (B, L) of sentences, framed by <bos> and <eos>, and their mask (B, L)."""
@@ -176,4 +199,5 @@ class TextAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         """Return the sentence that a row of decoder ids says, up to the first <eos>."""
         eos = self.decoder_tokenizer.eos_token_id
         ids = ids[1 : ids.index(eos)] if eos in ids else ids[1:]
-        return self.decoder_tokenizer.decode(ids, skip_special_tokens=True).strip()
+        sentence = self.decoder_tokenizer.decode(ids, skip_special_tokens=True)
+        return sentence if self.reads_pieces else sentence.strip()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from codi.diffusion.process import NoiseProcess
 from codi.models.denoisers.skeleton import CachedPrompt, Skeleton
 from codi.models.denoisers.text import TextDenoiser
+from codi.models.denoisers.text_sequence import TextSequenceDenoiser
 from codi.models.denoisers.unet import UNetDenoiser
 from codi.protocols import Control, Environment, Weakening
 from codi.types import InputError
@@ -191,7 +192,28 @@ class TextExperts(Experts, TextDenoiser):  # type: ignore[misc]
         self.boundary_timestep = boundary_timestep
 
 
-KINDS: dict[type, type] = {UNetDenoiser: UNetExperts, TextDenoiser: TextExperts}
+class TextSequenceExperts(Experts, TextSequenceDenoiser):  # type: ignore[misc]
+    """Two `TextSequenceDenoiser` by noise range.
+
+    Args:
+        boundary: the log-SNR between the two ranges.
+        boundary_timestep: the first timestep of the noisy range, in the noise process of the model.
+        **arguments: those of `TextSequenceDenoiser`, for both.
+    """
+
+    @register_to_config
+    @with_boundary(TextSequenceDenoiser)
+    def __init__(self, *, boundary: float, boundary_timestep: int, **arguments: Any):
+        super().__init__(**arguments)
+        self.noisy = TextSequenceDenoiser(**arguments)
+        self.boundary_timestep = boundary_timestep
+
+
+KINDS: dict[type, type] = {
+    UNetDenoiser: UNetExperts,
+    TextDenoiser: TextExperts,
+    TextSequenceDenoiser: TextSequenceExperts,
+}
 HALVES = {both: half for half, both in KINDS.items()}
 
 
@@ -237,7 +259,7 @@ def join(clean: nn.Module, noisy: nn.Module, boundary: float, process: NoiseProc
     if type(clean) is not type(noisy) or type(clean) not in KINDS or settings[0] != settings[1]:
         raise InputError(
             f"experts are a {type(clean).__name__} and a {type(noisy).__name__}: expected two UNetDenoiser "
-            "or two TextDenoiser of one configuration"
+            "or two of a kind for text, of one configuration"
         )
     timestep = first_noisy_timestep(process, boundary)
     both = KINDS[type(clean)](**settings[0], boundary=boundary, boundary_timestep=timestep)

@@ -1,7 +1,7 @@
 """The pass that every denoiser makes: embed, down, middle, up, out.
 
-The modules `unet` and `text` say what the layers are. Encoder and decoder are flat lists, one entry per skip
-connection, in the order of execution (LDM, arXiv 2112.10752).
+The modules `unet`, `text` and `text_sequence` say what the layers are. Encoder and decoder are flat lists,
+one entry per skip connection, in the order of execution (LDM, arXiv 2112.10752).
 Letters: B batch, C channels, F frames, H W, L prompt tokens, D their width, E width of the embedded timestep.
 """
 
