@@ -12,4 +12,5 @@ missing and writing the manifest is common to all.
     pictures.py  LAION
     sounds.py    AudioCaps, AudioSet, Freesound, BBC
     clips.py     WebVid, HD-VILA, ACAV
+    emoji/       drawings, instruments and voices from packages: `python -m data.prepare emoji --help`
 """

@@ -1,10 +1,13 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
+What is in `COMMANDS` has options of its own: `python -m data.prepare emoji --help`.
+
 Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if
 something given cannot be used.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -14,11 +17,15 @@ from typing import Any
 from codi.modalities import load_plugins_aloud
 from codi.types import InputError
 
+COMMANDS = {"emoji": "data.prepare.emoji.command"}  # the module of each, with a `main` of its own
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="data.prepare", description="Downloaded files of a public data set -> a manifest."
+        prog="data.prepare",
+        description="Downloaded files of a public data set -> a manifest.",
+        epilog=f"With options of their own: {', '.join(COMMANDS)} (data.prepare NAME --help).",
     )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
@@ -44,6 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the manifest and return the exit code."""
     load_plugins_aloud()
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[given[0]]).main(given[1:])
     options = make_parser().parse_args(arguments)
     try:
         written, missing = prepare(options)
