@@ -27,6 +27,8 @@ class Cut:
             the central square.
         flip: whether pixels are mirrored.
         backend: which library decodes clips, "decord" or "av".
+        fit: what is done with pixels of another aspect ratio (`codi.io.fit_image`).
+        colour: red, green and blue of what pads pixels, 0 to 255 each.
     """
 
     start: float = 0.0
@@ -34,6 +36,44 @@ class Cut:
     crop: tuple[float, float, float] | None = None
     flip: bool = False
     backend: Literal["decord", "av"] = "decord"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+
+# Of each axis of a raw shape, the first step that is content, and the one after the last.
+Content = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padded:
+    """A training sample of which a part is padding: silence, a held frame, a plain ground.
+
+    Attributes:
+        value: the sample, of the whole raw shape.
+        content: of each axis, from where to where it is content.
+    """
+
+    value: Any
+    content: Content
+
+
+def shortened(found: Any, axis: int, count: int) -> Any:
+    """Return a sample of which only the first `count` steps along an axis are content, as `Padded`.
+
+    Args:
+        found: the sample, a tensor or `Padded`.
+        axis: the axis.
+        count: the number of steps, at least one.
+
+    Returns:
+        The sample as it came where all of its steps are content.
+    """
+    value = found.value if isinstance(found, Padded) else found
+    if count >= value.shape[axis]:
+        return found
+    content = found.content if isinstance(found, Padded) else tuple((0, size) for size in value.shape)
+    kept = (content[axis][0], max(1, count))
+    return Padded(value=value, content=(*content[:axis], kept, *content[axis + 1 :]))
 
 
 class ModalityKind(ABC):
@@ -62,6 +102,8 @@ class ModalityKind(ABC):
         geometry_keys: what a training configuration says of its geometry (`geometry_of`).
         carries: names of the modalities that a file of it may hold as well, as a clip holds its sound.
         dtype: of its raw samples in training: "uint8" of pixels, else "float32".
+        latent_axes: of each axis of its raw shape, the axis of its latent shape that runs along it; None
+            where there is none. With it the padding of a sample is found in its latent.
         classes: "module:Class" of the components that are trained for it, by their names.
         made_by: which stages make these components, by their names; for messages.
         aligned: the components that its alignment with text trains anew (`training.stages.align`).
@@ -88,6 +130,7 @@ class ModalityKind(ABC):
     geometry_keys: ClassVar[tuple[str, ...]] = ()
     carries: ClassVar[tuple[str, ...]] = ()
     dtype: ClassVar[str] = "float32"
+    latent_axes: ClassVar[tuple[int | None, ...]] = ()
     classes: ClassVar[Mapping[str, str]] = {}
     made_by: ClassVar[Mapping[str, str]] = {}
     aligned: ClassVar[tuple[str, ...]] = ()
@@ -354,7 +397,8 @@ class ModalityKind(ABC):
             carrier: the modality of the file where it is another one's (`carries`).
 
         Returns:
-            A tensor of `spec.raw_shape` and `dtype`; None for a file of another modality without this one.
+            A tensor of `spec.raw_shape` and `dtype`, as `Padded` where a part of it is padding; None for a
+            file of another modality without this one.
 
         Raises:
             InputError: for a file that cannot be read, or is none of this kind.

@@ -70,7 +70,6 @@ def test_processes_share_the_shards():
     ("stage", "override", "words"),
     [
         ("denoise_image", "data.augment={flip: true}", "augmentation is on"),
-        ("denoise_image", "data.captions=first", "captions are the first"),
         ("denoise_image", "data.world={weight: 1}", "mixture"),
         ("autoencoder_image", "seed=0", "nothing to encode"),
     ],
