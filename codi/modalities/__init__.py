@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import Any
 
 from codi.modalities.audio import Audio
-from codi.modalities.base import MARGIN, Content, Cut, ModalityKind, Padded
+from codi.modalities.base import MARGIN, Content, Cut, Likeness, ModalityKind, Padded
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
@@ -34,6 +34,7 @@ __all__ = [
     "Attribute",
     "Content",
     "Cut",
+    "Likeness",
     "ModalityKind",
     "Padded",
     "component_class",

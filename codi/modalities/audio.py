@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, Cut, ModalityKind, shortened
+from codi.modalities.base import MARGIN, Cut, Likeness, ModalityKind, shortened
 from codi.types import InputError, Modality, ModalitySpec
 
 RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
@@ -186,6 +186,12 @@ class Audio(ModalityKind):
         wave, own_rate = found
         fitted = io.fit_audio(wave, own_rate, round(rate), spec.raw_shape[0]).contiguous()
         return shortened(fitted, 0, round(len(wave) * rate / own_rate))
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its samples."""
+        from codi import io
+
+        return Likeness.of(io.sound_likeness(path, start, end))
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""

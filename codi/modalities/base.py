@@ -57,6 +57,28 @@ class Padded:
     content: Content
 
 
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What a file of a data set is compared by, to find duplicates (`codi.io.likeness`).
+
+    Attributes:
+        digest: the sha256 of what is decoded.
+        hashes: one or several hashes of 64 bits, which differ little between files that are nearly the same.
+        coarse: (K,) float32, features of which none may differ by more than 1 between such files.
+        seconds: the length; None without time.
+    """
+
+    digest: str
+    hashes: tuple[int, ...] = ()
+    coarse: Any = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Likeness":
+        """Return the likeness that a function of `codi.io.likeness` found."""
+        return cls(**{**found, "hashes": tuple(int(bits, 16) for bits in found["hashes"])})
+
+
 def shortened(found: Any, axis: int, count: int) -> Any:
     """Return a sample of which only the first `count` steps along an axis are content, as `Padded`.
 
@@ -404,6 +426,22 @@ class ModalityKind(ABC):
             InputError: for a file that cannot be read, or is none of this kind.
         """
         raise InputError(f"{self.name} is not read from files: expected captions, or another medium")
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file of it is compared by; by default its bytes, of which no copy is nearly the same.
+
+        Args:
+            path: the file.
+            start: the second at which the sample begins; None for the beginning of the file.
+            end: the second at which it ends; None for the end of the file.
+
+        Raises:
+            InputError: for a file that cannot be read.
+        """
+        from codi import io
+
+        io.check_file(path)
+        return Likeness(digest=f"{io.sha256_of(path)} {start} {end}")
 
     def seconds_in(self, source: Any) -> float | None:
         """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import Cut, ModalityKind, Padded
+from codi.modalities.base import Cut, Likeness, ModalityKind, Padded
 from codi.types import InputError, Modality, ModalitySpec
 
 
@@ -137,6 +137,12 @@ class Image(ModalityKind):
         from codi.io.pictures import read_image
 
         return fitted(read_image(source), spec, cut)
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its pixels."""
+        from codi import io
+
+        return Likeness.of(io.picture_likeness(path))
 
 
 def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:

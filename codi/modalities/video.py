@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, Cut, ModalityKind, shortened
+from codi.modalities.base import MARGIN, Cut, Likeness, ModalityKind, shortened
 from codi.modalities.image import Image, fitted, with_pixels
 from codi.types import InputError, Modality, ModalitySpec
 
@@ -223,6 +223,12 @@ class Video(ModalityKind):
             size = math.ceil(size / cut.crop[0])
         frames, shown = read_shown(source, cut.start, count, rate, cut.end, cut.backend, size)
         return shortened(fitted(frames, spec, cut), 0, shown)
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its streams and some of its frames."""
+        from codi import io
+
+        return Likeness.of(io.clip_likeness(path, start, end))
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""

@@ -1,11 +1,10 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
-Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if
-something given cannot be used.
+`duplicates` and `split` in place of a name work on a manifest that is there. Missing media are counted, and
+listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if something given cannot be used.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,17 @@ from typing import Any
 
 from codi.modalities import load_plugins_aloud
 from codi.types import InputError
+from data.prepare import duplicates, split
+
+TOOLS: dict[str, Any] = {"duplicates": duplicates, "split": split}  # what is done to manifests that are there
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="data.prepare", description="Downloaded files of a public data set -> a manifest."
+        prog="data.prepare",
+        description="Downloaded files of a public data set -> a manifest.",
+        epilog="Of a manifest that is there: data.prepare duplicates --help, data.prepare split --help.",
     )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
@@ -44,17 +48,33 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the manifest and return the exit code."""
     load_plugins_aloud()
-    options = make_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        written, missing = prepare(options)
+        print(_on_a_manifest(given) if given[:1] and given[0] in TOOLS else _of_a_set(given))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    print(
-        f"{options.out}: {written} rows; {missing} without their "
-        f"file{f', listed in {listing(options.out)}' if missing else ''}"
-    )
     return 0
+
+
+def _on_a_manifest(given: list[str]) -> str:
+    """Run a command on a manifest that is there, and return its line for people."""
+    tool = TOOLS[given[0]]
+    parser = argparse.ArgumentParser(
+        prog=f"data.prepare {given[0]}",
+        description=tool.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tool.add_arguments(parser)
+    return tool.run(parser.parse_args(given[1:]))
+
+
+def _of_a_set(given: list[str]) -> str:
+    """Make the manifest of a data set, and return a line for people."""
+    options = make_parser().parse_args(given)
+    written, missing = prepare(options)
+    listed = f", listed in {listing(options.out)}" if missing else ""
+    return f"{options.out}: {written} rows; {missing} without their file{listed}"
 
 
 def prepare(options: argparse.Namespace) -> tuple[int, int]:
@@ -67,6 +87,7 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
 
     from data.manifest import write_manifest
     from data.prepare.find import MediaFolder, to_row
+    from data.prepare.outputs import check_new, write_lines
     from data.prepare.sets import SETS
 
     media = MediaFolder(options.media)
@@ -85,17 +106,10 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
             else:
                 yield row
 
-    if options.out.suffix != ".jsonl":
-        raise InputError(f"cannot write a manifest as {options.out}: expected a name that ends in .jsonl")
-    if options.out.exists() and not options.overwrite:
-        raise InputError(
-            f"{options.out} is there already: expected another name, or --overwrite to replace it"
-        )
+    check_new([options.out], options.overwrite)
     checked = _at_least_one(rows(), options)
     written = write_manifest(options.out, checked)
-    listing(options.out).unlink(missing_ok=True)
-    if missing:
-        _write_lines(listing(options.out), missing)
+    write_lines(listing(options.out), missing)
     return written, len(missing)
 
 
@@ -114,12 +128,6 @@ def _at_least_one(rows: Iterator[dict[str, Any]], options: argparse.Namespace) -
         )
     yield row
     yield from rows
-
-
-def _write_lines(path: Path, values: list[dict[str, Any]]) -> None:
-    from codi.io import save_text
-
-    save_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 if __name__ == "__main__":
