@@ -5,16 +5,21 @@ training from a cache.
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from codi.types import InputError
+from codi import io
+from codi.types import InputError, Modality
+from data.manifest import write_manifest
 from tests.training.page import command, commands, in_what_the_page_leaves, of, stage_of
 from tests.training.test_loop import final, same
 from training import cache
-from training.main import main
+from training.config import load_config
+from training.main import main, make_parser
+from training.stages import open_stage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +55,38 @@ def test_a_cache_gives_the_same_training_to_the_bit(capsys):
     assert cache.main([*arguments, "--shard-size", "4"]) == 0
     assert main(command("denoise_image", run="again")) == 0
     assert same(final(of("cached")), final(of("again")))
+
+
+def test_short_sounds_train_by_what_is_heard_from_files_and_from_a_cache_alike(capsys):
+    """Half of one sound is there: its other half counts neither in the loss nor in the cached one."""
+    wave, rate = io.load_audio("media/scene-0.wav")
+    io.save_audio("media/short.wav", wave[: len(wave) // 2], rate)
+    write_manifest("media/short.jsonl", [{"audio": "short.wav", "parts": ["a ball", "a bell", "a sea"]}])
+    words = "{templates: ['{caption}', 'hear {caption}'], drop_parts: 0.5}"
+    short = ("data.manifests=[media/short.jsonl]", f"data.captions={words}", "options.partner_estimates={}")
+    arguments = command("denoise_audio", *short, run="short")
+
+    def batch_and_loss(config):
+        stage = open_stage(config)
+        module = stage.build()
+        with stage.data() as source:
+            batch = source.fetch(list(range(4)))
+        loss, _ = stage.loss(module, batch, torch.Generator().manual_seed(0))
+        named = {name: value for name, value in batch.named.items() if name != "audio_content"}
+        unmasked, _ = stage.loss(module, replace(batch, named=named), torch.Generator().manual_seed(0))
+        return batch, loss, unmasked
+
+    options = make_parser().parse_args(arguments)
+    config = load_config(options.config, small=options.small, overrides=options.set)
+    batch, loss, unmasked = batch_and_loss(config)
+    assert batch.content_of(Modality.AUDIO)[:, 0].tolist() == [[0, 0.5]] * 4 and loss != unmasked
+    assert len(set(batch["text"])) > 2 and any(said.startswith("hear ") for said in batch["text"])
+    capsys.readouterr()
+    assert cache.main(arguments) == 0
+    again, same_loss, _ = batch_and_loss(config)
+    assert "latents come from" in capsys.readouterr().err
+    assert again["text"] == batch["text"] and again["rows"] == batch["rows"]
+    assert torch.equal(again["audio_content"], batch["audio_content"]) and same_loss == loss
 
 
 def test_processes_share_the_shards():

@@ -14,7 +14,7 @@ from codi.modalities import kind_of
 from codi.types import Modality
 from data.batch import Batch
 
-NEAR = 5e-4  # steps by which the end of content may miss that of a step: shares are float32
+NEAR = 2.5e-7  # the share by which the end of content may miss that of a step: shares are float32
 
 
 def content_mask(
@@ -42,7 +42,8 @@ def content_mask(
         count = like.shape[axis + 1]
         first, stop = (own[:, number].to(like.device) * count).unbind(1)
         step = torch.arange(count, device=like.device)
-        inside = (step + 1 > first[:, None] + NEAR) & (step < stop[:, None] - NEAR)
+        near = NEAR * count
+        inside = (step + 1 > first[:, None] + near) & (step < stop[:, None] - near)
         shape = [1] * like.ndim
         shape[0], shape[axis + 1] = len(like), count
         mask = mask & inside.view(shape)
