@@ -20,6 +20,7 @@ from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary, word_tokenizer
 from codi.world.caption import all_words
 from data.batch import Batch
+from data.captions import PLACE
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
@@ -210,11 +211,27 @@ def caption_words(config: Config) -> list[str]:
     if any(part.of_world for part in source.mixed):
         counts.update(all_words())
     for sentence in captions_in(source, MAX_ROWS):
-        counts.update(re.findall(r"\w+|[^\w\s]+", sentence.lower()))
+        counts.update(_words(sentence))
+    for sentence, rows in templates_in(source):
+        for word in _words(sentence):
+            counts[word] += rows  # any row may be put in it
     source.close()
     # equally common words go by the alphabet, so that the order of rows does not matter
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     return ordered[:MAX_WORDS]
+
+
+def _words(sentence: str) -> list[str]:
+    """Return the words and marks of a sentence, in lower case."""
+    return re.findall(r"\w+|[^\w\s]+", sentence.lower())
+
+
+def templates_in(source: Any) -> Iterator[tuple[str, int]]:
+    """Yield each template without the place of the caption, and how many rows it may be given."""
+    for part in source.mixed:
+        if not part.of_world:
+            for template in part.captions.templates:
+                yield template.replace(PLACE, " "), len(part.rows)
 
 
 def captions_in(source: Any, most: int) -> Iterator[str]:
@@ -250,7 +267,8 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
     """
     found = []
     for part in readers:
-        share, lacking = words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS))
+        sentences = [*captions_in(source, CHECKED_ROWS), *(words for words, _ in templates_in(source))]
+        share, lacking = words_unknown_to(part.tokenizer, sentences)
         found.append((share, lacking, type(part).__name__))
     if not found:
         return

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codi.compose.grid import Grid
 from codi.modalities import kind_of
 from codi.types import Modality
 from data.batch import Batch
@@ -63,6 +64,28 @@ def latent_mask(batch: Batch, modality: Modality, x_0: Tensor, rows: Tensor | No
         Boolean, of the shape of `x_0`; None where all of it is content.
     """
     return content_mask(batch.content_of(modality), kind_of(modality).latent_axes, x_0, rows)
+
+
+def grid_mask(batch: Batch, modality: Modality, grid: Grid, x_0: Tensor, rows: Tensor) -> Tensor | None:
+    """Return which values of other people's latents are content, whatever their layout.
+
+    Steps along time count as equally long, which those of a causal autoencoder are but for the first.
+
+    Args:
+        batch: the samples.
+        modality: the modality of the latents.
+        grid: where their elements are.
+        x_0: the latents of `rows`, (N, ...).
+        rows: which samples of the batch they are, (N,).
+
+    Returns:
+        Boolean, of the shape of `x_0`; None where all of it is content.
+    """
+    axes = kind_of(modality).latent_axes
+    if grid.seconds is None:  # the one step of a picture comes before its rows
+        axes = tuple(None if axis is None else axis + 1 for axis in axes)
+    mask = content_mask(batch.content_of(modality), axes, grid.to_steps(x_0), rows)
+    return None if mask is None else grid.from_steps(mask)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
