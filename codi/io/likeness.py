@@ -34,11 +34,12 @@ SIDE = 8  # a hash has SIDE * SIDE bits
 RISE = 2.0  # levels of 255 by which brightness has to rise: noise on a plain ground is no rise
 COLOUR = 24.0  # levels of 255 by which cells of near duplicates may differ
 SHOWN = 8  # frames of a clip that are hashed, evenly spread
+AT_ONCE = 20.0  # seconds of a clip that are decoded in one go
 RATE = 16_000  # Hz, at which sounds are hashed
 BANDS = 64
 WINDOW, HOP = 1024, 512  # samples
 FLOOR = math.log(1e-3)  # of energies, relative to the loudest: what is softer counts as silence
-SLOPE = 0.1  # nepers by which energies have to rise
+SLOPE = 0.2  # nepers by which energies have to rise
 LOUDNESS = 1.5  # nepers by which cells of near duplicates may differ
 LONGER = 0.1  # seconds by which near duplicates may differ in length, and as a share of it half as much
 
@@ -127,7 +128,10 @@ def _frames(path: str, start: float | None, end: float | None) -> tuple[Tensor, 
         if last <= first:
             raise InputError(f"{path} does not say how long it lasts: give its row an end")
         times = first + (np.arange(SHOWN) + 0.5) / SHOWN * (last - first)
-        return frames_at(source, times, end, size=4 * SIDE).tensor(), last - first, content_sha256(path)
+        # in a long clip it is quicker to seek each frame than to decode all that lies between
+        stretches = [times] if last - first <= AT_ONCE else np.split(times, SHOWN)
+        frames = [frames_at(source, each, end, size=4 * SIDE).tensor() for each in stretches]
+        return torch.cat(frames), last - first, content_sha256(path)
 
 
 def _seen(pixels: Tensor) -> tuple[str, Tensor]:

@@ -93,8 +93,8 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
     media = MediaFolder(options.media)
     if not len(media):
         raise InputError(
-            f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4 or webm "
-            "below it"
+            f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4, webm "
+            "or gif below it"
         )
     missing: list[dict[str, Any]] = []
 
