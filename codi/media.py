@@ -316,7 +316,7 @@ def _rgb(found: Tensor) -> Tensor:
 # Clips -----------------------------------------------------------------
 
 
-def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tensor, float]:
+def load_clip(value: Any, rate: float, seconds: float, size: int, loop: bool = False) -> tuple[Tensor, float]:
     """Read a clip of any accepted form.
 
     Args:
@@ -325,6 +325,7 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
         rate: frames per second at which a file is read, and of frames where nothing says another.
         seconds: how much of a file is read, from its start.
         size: a size in pixels; the frames of a file are shrunk to about twice that.
+        loop: whether a file with an animated picture that repeats goes on until `seconds` are full.
 
     Returns:
         The frames (F, 3, H, W), uint8, and their rate in frames per second.
@@ -334,7 +335,7 @@ def load_clip(value: Any, rate: float, seconds: float, size: int) -> tuple[Tenso
     """
     if is_file(value):
         with as_path(value, Modality.VIDEO) as path:
-            value = io.load_video(path, seconds=seconds, size=size, sound=False, fps=rate)
+            value = io.load_video(path, seconds=seconds, size=size, sound=False, fps=rate, loop=loop)
     if isinstance(value, io.Video):
         value = (value.frames, value.fps)
     frames, fps = _with_rate(value, rate)

@@ -16,6 +16,8 @@ import numpy as np
 from codi.modalities import in_files, kind_of, kinds
 from codi.types import InputError, Modality
 
+CAPTION_KEYS = ("caption", "captions", "parts")  # of a row, which has one of them at most
+
 
 def bit_of(modality: Modality) -> int:
     """Return the bit that stands for a modality in a mask, by its place in the order of registration."""
@@ -30,7 +32,7 @@ def bits_of(media: Iterable[Modality]) -> int:
 def row_keys() -> tuple[str, ...]:
     """Return the keys that a row of a manifest may have."""
     media = [modality.value for modality in in_files()]
-    return ("id", *media, "caption", "captions", "sha256", "start", "end", "weight", "info")
+    return ("id", *media, "caption", "captions", "parts", "sha256", "start", "end", "weight", "info")
 
 
 def modality_of_suffix() -> dict[str, Modality]:
@@ -66,6 +68,7 @@ class Row:
         id: the name of the sample in messages.
         media: files by modality; the sound of a clip needs no file of its own.
         captions: none, one, or several that say the same.
+        parts: the parts that its one caption is put together of, where the row lists them.
         start: the second of the recording or clip where the sample begins; None for the beginning of the
             file.
         end: the second where it ends; None for the end of the file.
@@ -76,6 +79,7 @@ class Row:
     id: str
     media: Mapping[Modality, Ref]
     captions: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
     weight: float = 1.0
@@ -178,6 +182,7 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
         id=_text(values, "id", where) if "id" in values else where,
         media=media,
         captions=read_captions(values, where),
+        parts=read_parts(values, where),
         start=start,
         end=end,
         weight=read_number(values, "weight", where) if "weight" in values else 1.0,
@@ -193,15 +198,34 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
 
 
 def read_captions(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Return the captions under `caption` (one) or `captions` (a list).
+    """Return the captions under `caption` (one) or `captions` (a list), or the one that `parts` make.
 
-    Both keys at once, or a caption that is no text, raise an `InputError` that begins with `where`.
+    Two of these keys at once, or a caption that is no text, raise an `InputError` that begins with `where`.
     """
-    if "caption" in values and "captions" in values:
-        raise InputError(f"{where} has both caption and captions: expected one of them")
-    given = [values["caption"]] if "caption" in values else values.get("captions", [])
+    keys = [name for name in CAPTION_KEYS if name in values]
+    if len(keys) > 1:
+        raise InputError(f"{where} has both {keys[0]} and {keys[1]}: expected one of them")
+    if keys == ["parts"]:
+        return (", ".join(read_parts(values, where)),)
+    return _sentences([values["caption"]] if keys == ["caption"] else values.get("captions", []), where)
+
+
+def read_parts(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Return the list of words under `parts`, which make one caption together; nothing where there is none.
+
+    What is no list of words, or an empty one, raises an `InputError` that begins with `where`.
+    """
+    if "parts" not in values:
+        return ()
+    found = _sentences(values["parts"], where, "parts")
+    if not found:
+        raise InputError(f"{where}: parts are an empty list: expected words, or leave the key out")
+    return found
+
+
+def _sentences(given: Any, where: str, name: str = "captions") -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
-        raise InputError(f"{where}: captions are {given!r}: expected words, in a list if there are several")
+        raise InputError(f"{where}: {name} are {given!r}: expected words, in a list if there are several")
     for text in given:
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InputError(f"{where}: caption {text!r} is damaged text: save it in UTF-8 again")

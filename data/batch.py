@@ -1,10 +1,13 @@
 """The batch that every source of scenes or files gives.
 
+What of a padded medium is content stands under "<medium>_content": (B, axes, 2) float32, of each axis of its
+raw shape from where to where, as shares in [0, 1]. It is there only where a sample of the batch is padded.
+
 Letters: B samples, D width of a prompt token.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi.types import InputError
+from codi.modalities import Content
+from codi.types import InputError, Modality
 from codi.world import Scene, caption
+from data.captions import parts_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +30,9 @@ class Batch(Mapping[str, Any]):
         named: media or latents by their modality ("audio": (B, ...)), prompt tokens ("audio_token": (B, D)),
             which samples have a medium ("audio_mask": (B,) boolean), and one caption of each ("text").
         scenes: the scenes that the samples show; None for samples from files.
-        rows: for samples from files {"id", "captions"} of each; None for scenes, and where both are mixed.
+        rows: for samples from files {"id", "captions"} of each, with "parts" where the row lists those of its
+            caption, and "said", the parts that "text" says, where captions are changed; None for scenes, and
+            where both are mixed.
     """
 
     index: list[int] = field(default_factory=list)
@@ -55,21 +62,43 @@ class Batch(Mapping[str, Any]):
         """Return another caption of the same row for each caption, or the same where there is no other."""
         if self.rows is None:
             return self.named["text"]
-        return [_other(text, row["captions"]) for text, row in zip(self.named["text"], self.rows)]
+        return [_other(text, row) for text, row in zip(self.named["text"], self.rows)]
 
     def equal_captions(self) -> Tensor:
-        """Return (B, B) float: 1 where samples i and j are the same or have the same caption, else 0."""
-        captions = list(zip(self.ids or self.index, self.named["text"]))
-        table = []
-        for row, text in captions:
-            table.append([float(row == other_row or text == other) for other_row, other in captions])
-        return torch.tensor(table)
+        """Return (B, B) boolean: whether samples i and j are the same, or what is said of one fits the other.
+
+        That is so where they have the same words, or rows have a caption in common, or where of a caption
+        only parts are said that the other's has as well.
+        """
+        names = self.ids or self.index
+        rows = self.rows or [{"captions": []}] * len(names)
+        groups: dict[tuple[str, Any], list[int]] = {}
+        for place, (name, text, row) in enumerate(zip(names, self.named["text"], rows)):
+            keys = [("name", name), ("text", text), *(("caption", said) for said in row["captions"])]
+            for key in dict.fromkeys(keys):
+                groups.setdefault(key, []).append(place)
+        found = torch.eye(len(names), dtype=torch.bool)
+        for group in groups.values():
+            places = torch.tensor(group)
+            found[places[:, None], places] = True
+        for i, row in enumerate(rows):
+            said = set(row.get("said", ()))
+            for j, other in enumerate(rows):
+                if said and any(said <= _parts(caption, other) for caption in other["captions"]):
+                    found[i, j] = found[j, i] = True
+        return found
+
+    def content_of(self, modality: Modality) -> Tensor | None:
+        """Return what of a medium is content, (B, axes, 2); None where no sample is padded."""
+        found: Tensor | None = self.named.get(f"{modality}_content")
+        return found
 
     def facts(self) -> list[dict[str, Any]]:
         """Return what a latent cache keeps of each sample beside its latents.
 
         Returns:
-            Plain JSON for each sample: its scene, or the id and the captions of its row.
+            Plain JSON for each sample: its scene, or the id and the captions of its row, with the content of
+            its padded media.
 
         Raises:
             InputError: if a row lacks a medium, since a cache holds every medium of every sample.
@@ -83,7 +112,13 @@ class Batch(Mapping[str, Any]):
                     "require it"
                 )
         assert self.rows is not None, "a batch is of scenes or of rows"
-        return self.rows
+        facts = [{key: value for key, value in row.items() if key != "said"} for row in self.rows]
+        for name, content in self.named.items():
+            if not name.endswith("_content"):
+                continue
+            for fact, own in zip(facts, content.tolist()):
+                fact.setdefault("content", {})[name.removesuffix("_content")] = own
+        return facts
 
     def first(self, count: int) -> "Batch":
         """Return the first `count` samples as a batch."""
@@ -121,6 +156,32 @@ class Batch(Mapping[str, Any]):
         return len(self._all())
 
 
-def _other(text: str, captions: list[str]) -> str:
-    """Return the caption that follows `text` in a row's captions, or `text` where it is none of them."""
+def _other(text: str, row: Mapping[str, Any]) -> str:
+    """Return the caption that follows `text` in a row's captions, or `text` where it is none of them.
+
+    Of words that were made of a caption, that caption is followed.
+    """
+    captions = row["captions"]
+    if "said" in row:
+        said = set(row["said"])
+        text = next((caption for caption in captions if said <= _parts(caption, row)), text)
     return captions[(captions.index(text) + 1) % len(captions)] if text in captions else text
+
+
+def _parts(caption: str, row: Mapping[str, Any]) -> set[str]:
+    return set(row.get("parts") or parts_of(caption))
+
+
+def content_of(padded: Sequence[Content | None], shape: tuple[int, ...]) -> Tensor:
+    """Return what of several samples is content, as a batch has it.
+
+    Args:
+        padded: of each sample from where to where each axis is content; None for a whole one.
+        shape: the raw shape of a sample.
+
+    Returns:
+        float32 (B, axes, 2), shares in [0, 1].
+    """
+    whole = tuple((0, length) for length in shape)
+    lengths = torch.tensor(shape, dtype=torch.float64)[:, None]
+    return (torch.tensor([own or whole for own in padded], dtype=torch.float64) / lengths).float()

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codi.io import to_unit
-from codi.rows import draw_caption
 from codi.types import InputError, Modality
 from codi.world import Scene
 from data.batch import Batch
+from data.captions import Captions
 from data.order import rows_of
 from data.source import Source
 from data.world import random_caption
@@ -132,6 +132,7 @@ class CachedSource(Source):
         facts: what captions may name; None for no captions. For media files any value asks for the captions
             of their rows.
         full: as in `data.world.WorldSource`.
+        captions: how the words of samples of media files are drawn from the captions of their rows.
 
     Raises:
         InputError: if the cache is missing, unfinished or altered, or lacks one of the media.
@@ -145,11 +146,13 @@ class CachedSource(Source):
         seed: int,
         facts: Iterable[str] | None = None,
         full: float = 0.5,
+        captions: Captions = Captions(),  # noqa: B008 (frozen)
     ) -> None:
         folder = Path(folder)
         self.names = tuple(names)
         self.seed = seed
         self.full = full
+        self.captions = captions
         self.facts = tuple(facts) if facts is not None else None
         about = _about(folder)
         self.count = about["count"]
@@ -183,8 +186,9 @@ class CachedSource(Source):
     def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:
         """Return scenes, or ids and rows of media files, with a caption of each if captions are asked for."""
         if "captions" in facts[0]:
-            words = [draw_caption(row["captions"], self.seed, index) for row, index in zip(facts, indices)]
-            batch = Batch(rows=facts)
+            rows = [{key: value for key, value in row.items() if key != "content"} for row in facts]
+            words = [] if self.facts is None else self.captions.words(rows, self.seed, indices)
+            batch = Batch(rows=rows, named=_content(facts))
         else:
             scenes = [Scene(**scene) for scene in facts]
             batch = Batch(scenes=scenes)
@@ -205,6 +209,18 @@ class CachedSource(Source):
                 )
             tensors = {name: shard.get_tensor(name) for name in self.names}
             return tensors, json.loads(shard.metadata()["scenes"])
+
+
+def _content(facts: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return what of the media of some samples is content, as a batch has it; nothing where all are whole."""
+    padded: dict[str, list[list[float]]] = {}
+    for row in facts:
+        padded |= row.get("content", {})
+    found = {}
+    for name, like in padded.items():
+        entire = [[0.0, 1.0]] * len(like)
+        found[f"{name}_content"] = torch.tensor([row.get("content", {}).get(name, entire) for row in facts])
+    return found
 
 
 def whole(folder: Path, count: int, shard_size: int) -> bool:

@@ -8,14 +8,15 @@ Letters: F frames, H height, W width.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from codi.io.fit import BLACK, Fit
 from codi.io.media_file import MediaFile
-from codi.modalities import Cut, ModalityKind, kind_of
+from codi.modalities import Content, Cut, ModalityKind, Padded, kind_of
 from codi.rows import Ref
 from codi.types import InputError, Modality, ModalitySpec
 
@@ -62,6 +63,8 @@ class Job:
         crop: (side as a share of the whole, place from left, place from top), all in [0, 1]; None for the
             central square.
         flip: whether pictures and clips are mirrored.
+        fits: what is done with pixels of another aspect ratio, by modality; the rest is cropped.
+        colour: red, green and blue of what pads pixels.
         backend: what decodes clips: "decord" or "av".
         verify: whether files are compared with their sha256, where it is known.
         path: the files of the row in words, for the list of bad samples.
@@ -79,6 +82,8 @@ class Job:
     window: float | None = None
     crop: tuple[float, float, float] | None = None
     flip: bool = False
+    fits: Mapping[Modality, Fit] = field(default_factory=dict)
+    colour: tuple[int, int, int] = BLACK
     backend: str = "decord"
     verify: bool = True
     path: str = field(default="")
@@ -88,7 +93,26 @@ class Job:
         object.__setattr__(self, "kinds", {m: kind_of(m) for m in {*self.sizes, *self.refs}})
 
 
-def decode(job: Job) -> dict[Modality, Tensor]:
+class Media(dict[Modality, Tensor]):
+    """The media of one sample, and what of them is content.
+
+    Attributes:
+        content: of each medium that is padded, from where to where each axis is content.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content: dict[Modality, Content] = {}
+
+    def add(self, modality: Modality, value: Tensor | Padded) -> None:
+        """Add a medium as its modality reads it."""
+        if isinstance(value, Padded):
+            self.content[modality] = value.content
+            value = value.value
+        self[modality] = value
+
+
+def decode(job: Job) -> Media:
     """Return the media of a job that its files give.
 
     Args:
@@ -107,17 +131,26 @@ def decode(job: Job) -> dict[Modality, Tensor]:
     for modality, ref in job.refs.items():
         if modality in opened:
             sources[modality] = load(ref, job.verify, f"{modality} of {job.id}")
-    cut = Cut(start=_start(job, sources), end=job.end, crop=job.crop, flip=job.flip, backend=job.backend)
-    media: dict[Modality, Tensor] = {}
+    cut = Cut(
+        start=_start(job, sources),
+        end=job.end,
+        crop=job.crop,
+        flip=job.flip,
+        backend=job.backend,
+        colour=job.colour,
+    )
+    media = Media()
     for modality, size in job.sizes.items():
         carrier = carriers[modality]
         source = sources.get(modality if carrier is None else carrier)
         value = None
         if source is not None:
-            value = job.kinds[modality].read(source, size.spec, cut, carrier)
+            own = replace(cut, fit=job.fits.get(modality, "crop"))
+            value = job.kinds[modality].read(source, size.spec, own, carrier)
         if value is not None:
-            assert value.shape == size.shape, (job.id, modality, value.shape, size.shape)
-            media[modality] = value
+            media.add(modality, value)
+            shape = media[modality].shape
+            assert shape == size.shape, (job.id, modality, shape, size.shape)
         elif modality in job.needed:
             lacking = "" if carrier is None else f": there is none in its {carrier} file"
             raise InputError(f"{job.id} has no {modality}{lacking}")
@@ -181,13 +214,12 @@ def _start(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
 
 
 def _seconds(job: Job, sources: Mapping[Modality, MediaFile]) -> float:
-    """Return how long the files last: the one that carries others, else the first that lasts at all."""
-    order = sorted(sources, key=lambda m: not job.kinds[m].carries)
-    for modality in order:
-        seconds = job.kinds[modality].seconds_in(sources[modality])
-        if seconds is not None:
-            return seconds
-    return 0.0
+    """Return how long all files of a row last that have a length: the shortest; 0 where none states one.
+
+    So there is picture and sound wherever a cut begins.
+    """
+    found = [job.kinds[modality].seconds_in(source) for modality, source in sources.items()]
+    return min((seconds for seconds in found if seconds), default=0.0)
 
 
 def describe(refs: Mapping[Modality, Ref]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from codi.io import atomic
+from codi.modalities import in_files
 from codi.rows import Row, parse_json, parse_row, row_keys
 from codi.types import InputError
 
@@ -69,6 +70,11 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Row:
         return self._parse(*self._table.read(index))
+
+    def values(self, index: int) -> dict[str, Any]:
+        """Return the plain values of a row as they stand in the file, without keys that are null."""
+        _, values = self._table.read(index)
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def label(self) -> str:
@@ -212,3 +218,22 @@ class _Parquet:
 def relative(path: Path, manifest: Path) -> str:
     """Return a file's path as the manifest names it."""
     return os.path.relpath(path.resolve(), manifest.resolve().parent)
+
+
+def moved(values: Mapping[str, Any], manifest: Path, to: Path) -> dict[str, Any]:
+    """Return the plain values of a row as they stand in another manifest.
+
+    Args:
+        values: the values in `manifest`.
+        manifest: the manifest that they are from.
+        to: the manifest that they go to; relative paths are made relative to it.
+
+    Returns:
+        The values.
+    """
+    found = dict(values)
+    for modality in in_files():
+        path = found.get(modality.value)
+        if path is not None and not os.path.isabs(path):
+            found[modality.value] = relative(manifest.parent / path, to)
+    return found

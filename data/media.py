@@ -4,22 +4,26 @@ Letters: B samples, N rows, F frames, H height, W width.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from codi.io.fit import BLACK, Fit
 from codi.io.frames import choose_backend
 from codi.modalities import in_words
-from codi.rows import Row, bit_of, bits_of, draw_caption
+from codi.rows import Row, bit_of, bits_of
 from codi.types import InputError, Modality, ModalitySpec
-from data.batch import Batch
-from data.decode import Job, Size, describe, silence
+from data.batch import Batch, content_of
+from data.captions import Captions
+from data.decode import Job, Media, Size, describe, silence
 from data.order import rows_of
 from data.source import Source
-from data.worker import BadSample, Media
+from data.worker import BadSample
 from data.workers import Decoder
+
+PADDINGS = ("ignored", "learned")  # what padding is to losses
 
 
 class Rows(Protocol):
@@ -56,7 +60,8 @@ class Augment:
         flip: pictures and clips are mirrored with an even chance; a caption that says left or right is not
             changed.
         crop: a random square is cut out instead of the central one, its side at least this share of the
-            shorter side, in (0, 1]; None for the central square.
+            shorter side, in (0, 1]; None for the central square. Where pixels are padded or stretched, the
+            part has the aspect ratio of the whole instead.
         window: clips and recordings begin at a random time, picture and sound at the same.
     """
 
@@ -71,12 +76,38 @@ class Augment:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How media come to the geometry of the model.
+
+    Attributes:
+        fits: what is done with pixels of another aspect ratio, "crop", "pad" or "stretch", by modality; the
+            rest is cropped (`codi.io.fit_image`).
+        colour: red, green and blue of what pads pixels, 0 to 255 each.
+        padding: whether padding counts in losses: "ignored", or "learned" as if it were content. It is the
+            ground around pixels, the silence after a sound that is too short, the last frame of a clip that
+            is.
+    """
+
+    fits: Mapping[Modality, Fit] = field(default_factory=dict)
+    colour: tuple[int, int, int] = BLACK
+    padding: str = "ignored"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return plain JSON that tells this fitting from others."""
+        fits = {str(modality): fit for modality, fit in sorted(self.fits.items()) if fit != "crop"}
+        colour = {"colour": list(self.colour)} if "pad" in fits.values() else {}
+        return {"fit": fits, **colour, "padding": self.padding}
+
+
 class MediaSource(Source):
     """An endless source over the rows of a manifest or of shards; every pass has its own order.
 
     `fetch` gives "index" (the positions), "ids" and "rows" (of the samples used), and by medium "image" uint8
     (B, 3, H, W), "video" uint8 (B, F, 3, H, W), "audio" float32 (B, samples), "text" list[str], each with
-    "<medium>_mask" bool (B,), False where a row lacks it. A bad sample is replaced by the next good row.
+    "<medium>_mask" bool (B,), False where a row lacks it. Where a sample of a batch is padded,
+    "<medium>_content" says what is not padding (`data.batch`). A bad sample is replaced by the next good row.
     Every sample is a function of (seed, position) and the files alone, whatever its batch.
 
     Args:
@@ -88,10 +119,11 @@ class MediaSource(Source):
         require: media without which a row is left out; None for all of `media`.
         shuffle: whether every pass has its own order. Without it position p is row p modulo the number of
             rows, as the encoding of a latent cache needs it.
-        captions: which of several captions of a row is given: a random one, or the first.
+        captions: how the words of a sample are drawn from the captions of its row.
         backend: what decodes clips: "auto", "decord" or "av".
         verify: whether files are compared with their sha256, where it is known.
         augment: random changes to the media.
+        fitting: how media come to their geometry.
 
     Raises:
         InputError: if the media cannot be, their geometry is missing, or no row has them.
@@ -109,10 +141,11 @@ class MediaSource(Source):
         decoder: Decoder | None = None,
         require: Iterable[str] | None = None,
         shuffle: bool = True,
-        captions: Literal["random", "first"] = "random",
+        captions: Captions = Captions(),  # noqa: B008 (frozen)
         backend: str = "auto",
         verify: bool = True,
         augment: Augment = Augment(),  # noqa: B008 (frozen)
+        fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
     ) -> None:
         self.rows = rows
         self.media = tuple(map(Modality.parse, media))
@@ -129,6 +162,8 @@ class MediaSource(Source):
         self.captions = captions
         self.verify = verify
         self.augment = augment
+        own = {modality: fit for modality, fit in fitting.fits.items() if modality in self.sizes}
+        self.fitting = replace(fitting, fits=own)
         self.backend = choose_backend(backend)
         needed = bits_of(self.require)
         has_needed = (rows.has & needed) == needed
@@ -166,8 +201,13 @@ class MediaSource(Source):
             "rows": self.rows.identity,
             "sizes": sizes,
             "require": list(map(str, self.require)),
-            "order": {"seed": self.seed, "shuffle": self.shuffle, "captions": self.captions},
-            "decoding": {"backend": self.backend, "verify": self.verify, "augment": asdict(self.augment)},
+            "order": {"seed": self.seed, "shuffle": self.shuffle, "captions": self.captions.identity},
+            "decoding": {
+                "backend": self.backend,
+                "verify": self.verify,
+                "augment": asdict(self.augment),
+                **self.fitting.identity,
+            },
         }
 
     def fetch(self, indices: list[int]) -> Batch:
@@ -177,16 +217,15 @@ class MediaSource(Source):
         for place, position in zip(self._places(indices), indices):
             candidates.append(self._candidates(place, position, seen))
         valid = self.decoder.first_valid(candidates)
-        rows = [seen[job.key[1]] for job, _ in valid]
+        rows = [_about(seen[job.key[1]]) for job, _ in valid]
         named: dict[str, Any] = {}
         for modality in self.media:
             if in_words(modality):
-                named[modality.value] = list(map(self._words, rows, indices))
-                named[f"{modality}_mask"] = torch.tensor([bool(row.captions) for row in rows])
+                named[modality.value] = self.captions.words(rows, self.seed, indices)
+                named[f"{modality}_mask"] = torch.tensor([bool(row["captions"]) for row in rows])
             else:
                 named |= self._stack(modality, [media for _, media in valid])
-        about = [{"id": row.id, "captions": list(row.captions)} for row in rows]
-        return Batch(index=list(indices), named=named, rows=about)
+        return Batch(index=list(indices), named=named, rows=rows)
 
     def close(self) -> None:
         """End the decoding processes, if they are this source's own."""
@@ -199,17 +238,17 @@ class MediaSource(Source):
             return rows_of(positions, len(self), self.seed, self._weights)
         return np.asarray(positions, dtype=np.int64) % len(self)
 
-    def _words(self, row: Row, position: int) -> str:
-        return draw_caption(
-            row.captions if self.captions == "random" else row.captions[:1], self.seed, position
-        )
-
     def _stack(self, modality: Modality, media: list[Media]) -> dict[str, Any]:
-        empty = silence(self.sizes[modality], modality)
-        return {
+        size = self.sizes[modality]
+        empty = silence(size, modality)
+        named = {
             modality.value: torch.stack([found.get(modality, empty) for found in media]),
             f"{modality}_mask": torch.tensor([modality in found for found in media]),
         }
+        padded = [found.content.get(modality) for found in media]
+        if self.fitting.padding == "ignored" and any(padded):
+            named[f"{modality}_content"] = content_of(padded, size.shape)
+        return named
 
     def _candidates(self, place: int, position: int, seen: dict[int, Row]) -> Iterator[Job | BadSample]:
         """Yield jobs for the row of a position, then for those after it, which stand in where it is bad.
@@ -243,6 +282,8 @@ class MediaSource(Source):
             needed=frozenset(m for m in self.require if not in_words(m)),
             start=row.start,
             end=row.end,
+            fits=self.fitting.fits,
+            colour=self.fitting.colour,
             backend=self.backend,
             verify=self.verify,
             **self._draws(position),
@@ -258,6 +299,12 @@ class MediaSource(Source):
             "window": window if self.augment.window and timed else None,
             "flip": self.augment.flip and flip < 0.5,
         }
+
+
+def _about(row: Row) -> dict[str, Any]:
+    """Return what a batch says of a row."""
+    about: dict[str, Any] = {"id": row.id, "captions": list(row.captions)}
+    return about | ({"parts": list(row.parts)} if row.parts else {})
 
 
 def size_of(modality: Modality, specs: Mapping[Modality, ModalitySpec]) -> Size:

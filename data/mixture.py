@@ -26,8 +26,9 @@ class Mixture(Source):
     Of every `BLOCK` positions each source has its share, to the nearest position, in an order chosen by
     (seed, block). It is asked for its own positions 0, 1, 2, ... in turn, so that none of its samples is
     passed over. All sources give the same media; one that lacks a medium altogether may say so by a mask.
-    Masks that a source does not give are True. Of what sources say of samples besides (`says`), a batch has
-    what all of them say, from whichever of them its samples are.
+    Masks that a source does not give are True, and media of which it gives no content are whole. Of what
+    sources say of samples besides (`says`), a batch has what all of them say, from whichever of them its
+    samples are.
 
     Args:
         sources: (source, weight) of each.
@@ -117,6 +118,7 @@ class Mixture(Source):
                 order += here.tolist()
         # the parts lie source by source; this puts their samples back into the order of `indices`
         back = np.argsort(order).tolist()
+        parts = _with_content(parts)
         about = {name: _merge(parts, name, back) for name in self._shared}
         named = {name: _merge(parts, name, back) for name in parts[0].named}
         return Batch(index=list(indices), named=named, **about)
@@ -142,6 +144,21 @@ def _masked(batch: Batch, count: int) -> Batch:
     """Return a batch with a mask of True for every medium of which it has no mask."""
     masks = {f"{m}_mask": torch.ones(count, dtype=torch.bool) for m in Modality if m.value in batch.named}
     return batch.with_named(**(masks | batch.named))
+
+
+def _with_content(parts: list[Batch]) -> list[Batch]:
+    """Return the batches, each with the content of every medium that is padded in one of them."""
+    shapes = {}
+    for part in parts:
+        shapes |= {name: value for name, value in part.named.items() if name.endswith("_content")}
+    found = []
+    for part in parts:
+        whole = {}
+        for name, like in shapes.items():
+            ends = torch.tensor([0.0, 1.0]).expand(len(part.index), like.shape[1], 2)
+            whole[name] = ends.clone()
+        found.append(part.with_named(**(whole | part.named)))
+    return found
 
 
 def _merge(parts: list[Batch], name: str, back: list[int]) -> Any:

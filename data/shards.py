@@ -4,9 +4,9 @@ A shard is only ever read in place, by the offsets of its members: nothing is un
 and no name written in a shard is used as a path. A member that is no plain file, points outside, is too large
 or cut short is one `InputError` that names the shard and the member.
 
-    jpg jpeg png webp | wav flac mp3 ogg | mp4 webm   the media
+    jpg jpeg png webp | wav flac mp3 ogg | mp4 webm gif apng   the media
     txt                                               the caption, UTF-8
-    json                                              of its keys: caption or captions, start, end,
+    json                                              of its keys: caption, captions or parts, start, end,
                                                       sha256 (an object by medium)
 
 Other members are left alone and counted in `Shards.ignored`; what a Mac adds when it packs (`._000.jpg`) is
@@ -29,6 +29,7 @@ import numpy as np
 from codi.io import atomic
 from codi.modalities import kind_of
 from codi.rows import (
+    CAPTION_KEYS,
     Ref,
     Row,
     media_bits,
@@ -36,6 +37,7 @@ from codi.rows import (
     parse_json,
     read_captions,
     read_digests,
+    read_parts,
     read_window,
 )
 from codi.types import InputError, Modality
@@ -117,6 +119,7 @@ class Shards:
             id=f"{path.stem}/{self._keys[index]}",
             media=media,
             captions=read_captions(values, where),
+            parts=read_parts(values, where),
             start=start,
             end=end,
         )
@@ -166,8 +169,10 @@ class Shards:
             if not isinstance(values, dict):
                 raise InputError(f"{where}: its json holds {type(values).__name__}: expected an object")
             values = {name: value for name, value in values.items() if value is not None}
+            if not isinstance(values.get("parts"), list):  # a key of somebody else's
+                values.pop("parts", None)
         if "txt" in members:
-            values = {name: value for name, value in values.items() if name not in ("caption", "captions")}
+            values = {name: value for name, value in values.items() if name not in CAPTION_KEYS}
             text = _read_text(path, *members["txt"], where).strip()
             values |= {"caption": text} if text else {}
         return values
@@ -376,7 +381,8 @@ def pack(
     import json
 
     def sample(number: int, row: Row) -> dict[str, Any]:
-        values = {"captions": list(row.captions), "start": row.start, "end": row.end, "id": row.id}
+        words = {"parts": list(row.parts)} if row.parts else {"captions": list(row.captions)}
+        values = {**words, "start": row.start, "end": row.end, "id": row.id}
         values["sha256"] = {str(m): ref.sha256 for m, ref in row.media.items() if ref.sha256}
         files = {_suffix(ref.path, m): ref.path for m, ref in row.media.items()}
         return {

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.io.fit import BLACK, FITS, Fit
 from codi.io.frames import BACKENDS
-from codi.modalities import kind_of
+from codi.modalities import kind_of, kinds
 from codi.types import InputError, Modality, ModalitySpec
-from data.media import Augment, MediaSource, Rows
+from data.captions import read_captions
+from data.media import PADDINGS, Augment, Fitting, MediaSource, Rows
 from data.mixture import Mixture
 from data.workers import Decoder
 
@@ -31,12 +33,17 @@ class Options:
     Attributes:
         media: the modalities that a batch holds.
         geometry: sizes and rates by modality, see `read_geometry`.
-        manifests: paths of manifests, or mappings {path, weight}.
+        manifests: paths of manifests, or mappings {path, weight, fit}.
         shards: paths or patterns of tar shards, or mappings {path, weight}.
+        fit: what is done with pixels of another aspect ratio, "crop", "pad" or "stretch", or a mapping of
+            these by modality. A manifest or a shard may have its own, {path, weight, fit}.
+        pad_colour: red, green and blue of what pads pixels, 0 to 255 each.
+        padding: whether padding counts in losses, "ignored" or "learned", see `data.media.Fitting`.
         world: {weight, facts, full} to mix rendered scenes in, see `data.world.WorldSource`; None for none.
         require: media without which a row is left out; None for all of `media`.
         shuffle: whether every pass has its own order; false for the order of the rows.
-        captions: which of several captions of a row is given: "random" or "first".
+        captions: which of several captions of a row is given, "random" or "first"; or a mapping {choose,
+            templates, drop_parts}, see `data.captions.Captions`.
         backend: what decodes clips: "auto", "decord" or "av".
         verify: whether files are compared with the sha256 of their row, where it has one.
         check_files: whether every file that a manifest names must exist when it is opened.
@@ -54,7 +61,10 @@ class Options:
     world: dict[str, Any] | None = None
     require: list[str] | None = None
     shuffle: bool = True
-    captions: str = "random"
+    captions: Any = "random"
+    fit: Any = "crop"
+    pad_colour: list[int] = field(default_factory=lambda: list(BLACK))
+    padding: str = "ignored"
     backend: str = "auto"
     verify: bool = True
     check_files: bool = True
@@ -80,7 +90,8 @@ class Options:
         _expect(
             self.world is None or isinstance(self.world, Mapping), "world", self.world, "a mapping, or null"
         )
-        _expect(self.captions in ("random", "first"), "captions", self.captions, "random or first")
+        _expect(self.padding in PADDINGS, "padding", self.padding, " or ".join(PADDINGS))
+        _expect(_is_colour(self.pad_colour), "pad_colour", self.pad_colour, "three whole numbers, 0 to 255")
         _expect(self.backend in BACKENDS, "backend", self.backend, f"one of {', '.join(BACKENDS)}")
         _expect(_is_whole(self.workers, 0), "workers", self.workers, "a whole number, 0 or more")
         _expect(_is_number(self.timeout), "timeout", self.timeout, "seconds, more than 0")
@@ -133,11 +144,23 @@ def open_source(
     augment = _read(Augment, chosen.augment, "data: augment")
     _check_augment(augment)
 
-    def source(rows: Rows, number: int) -> MediaSource:
-        names = ("require", "shuffle", "captions", "backend", "verify")
-        settings = {name: getattr(chosen, name) for name in names}
+    captions = read_captions(chosen.captions)
+    colour = (chosen.pad_colour[0], chosen.pad_colour[1], chosen.pad_colour[2])
+
+    def source(rows: Rows, number: int, fit: Any) -> MediaSource:
+        settings = {name: getattr(chosen, name) for name in ("require", "shuffle", "backend", "verify")}
         return MediaSource(
-            rows, media, specs, seed=seed + number, decoder=decoder, augment=augment, **settings
+            rows,
+            media,
+            specs,
+            seed=seed + number,
+            decoder=decoder,
+            augment=augment,
+            captions=captions,
+            fitting=Fitting(
+                fits=read_fits(chosen.fit if fit is None else fit), colour=colour, padding=chosen.padding
+            ),
+            **settings,
         )
 
     return _mix(chosen, seed, media, source, decoder)
@@ -146,8 +169,9 @@ def open_source(
 def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
     """Return specs from {image: {size}, video: {size, frames, fps}, audio: {samples, rate}}.
 
-    Sizes are in pixels, `fps` in frames per second, `rate` in Hz. Latent shapes are not known here and are
-    left empty. An unknown or missing key, or a value that cannot be, raises `InputError`.
+    Sizes are in pixels, of a square or [height, width], `fps` in frames per second, `rate` in Hz. Latent
+    shapes are not known here and are left empty. An unknown or missing key, or a value that cannot be, raises
+    `InputError`.
     """
     specs = {}
     _expect(isinstance(geometry, Mapping), "geometry", geometry, "a mapping such as {image: {size: 64}}")
@@ -160,8 +184,12 @@ def read_geometry(geometry: Mapping[str, Any]) -> dict[Modality, ModalitySpec]:
             raise InputError(f"data: geometry of {modality} is {values!r}: expected {', '.join(keys)}")
         for key, value in values.items():
             whole = _is_number(value) if key in ("fps", "rate") else _is_whole(value, 1)
+            sides = key == "size" and isinstance(value, (list, tuple)) and len(value) == 2
             _expect(
-                whole, f"geometry: {modality}: {key}", value, "a number above 0, whole unless it is a rate"
+                whole or (sides and all(_is_whole(side, 1) for side in value)),
+                f"geometry: {modality}: {key}",
+                value,
+                "a number above 0, whole unless it is a rate; a size may be [height, width]",
             )
         specs[modality] = kind_of(modality).geometry_of(values)
     return specs
@@ -171,7 +199,7 @@ def _mix(
     chosen: Options,
     seed: int,
     media: list[Modality],
-    source: Callable[[Rows, int], MediaSource],
+    source: Callable[[Rows, int, Any], MediaSource],
     decoder: Decoder,
 ) -> MediaSource | Mixture:
     """Return the manifests, shards and the world as one mixture; a single source of files stays alone."""
@@ -180,11 +208,11 @@ def _mix(
 
     parts: list[tuple[Any, float]] = []
     for item in chosen.manifests:
-        path, weight = _entry(item, "manifests")
-        parts.append((source(Manifest(path, chosen.check_files), len(parts)), weight))
+        path, weight, fit = _entry(item, "manifests")
+        parts.append((source(Manifest(path, chosen.check_files), len(parts), fit), weight))
     for item in chosen.shards:
-        path, weight = _entry(item, "shards")
-        parts.append((source(Shards(path), len(parts)), weight))
+        path, weight, fit = _entry(item, "shards")
+        parts.append((source(Shards(path), len(parts), fit), weight))
     if chosen.world is not None:
         parts.append(_world(dict(chosen.world), media, seed + len(parts)))
     if len(parts) > 1:
@@ -212,8 +240,8 @@ def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[An
     return WorldSource(media, seed=seed, **values), float(weight)
 
 
-def _entry(item: Any, name: str) -> tuple[str, float]:
-    """Return (path, weight) of one entry of a list of manifests or shards."""
+def _entry(item: Any, name: str) -> tuple[str, float, Any]:
+    """Return (path, weight, own fit or None) of one entry of a list of manifests or shards."""
     values = {"path": item} if isinstance(item, (str, Path)) else item
     _expect(
         isinstance(values, Mapping) and "path" in values,
@@ -221,10 +249,34 @@ def _entry(item: Any, name: str) -> tuple[str, float]:
         item,
         "a path, or a mapping with path and weight",
     )
-    _check_names(values, ("path", "weight"), f"data: {name}")
+    _check_names(values, ("path", "weight", "fit"), f"data: {name}")
     weight = values.get("weight", 1.0)
     _expect(_is_number(weight), f"{name}: weight", weight, "a number above 0")
-    return str(values["path"]), float(weight)
+    return str(values["path"]), float(weight), values.get("fit")
+
+
+def read_fits(given: Any) -> dict[Modality, Fit]:
+    """Return what is done with pixels of another aspect ratio, by modality.
+
+    Args:
+        given: "crop", "pad" or "stretch", or a mapping of these by modality.
+
+    Returns:
+        The way of every modality that has pixels, or of those that the mapping names.
+
+    Raises:
+        InputError: for another way, or a modality without pixels.
+    """
+    able = [kind.modality for kind in kinds() if kind.spatial]
+    values = given if isinstance(given, Mapping) else dict.fromkeys(able, given)
+    found = {}
+    for name, fit in values.items():
+        modality = Modality.parse(name)
+        named = " or ".join(map(str, able))
+        _expect(modality in able, "fit", given, f"a way for {named}: {modality} has no pixels")
+        _expect(fit in FITS, "fit", given, f"one of {', '.join(FITS)}, or a mapping of these by {named}")
+        found[modality] = fit
+    return found
 
 
 def _check_augment(augment: Augment) -> None:
@@ -269,6 +321,12 @@ def _expect(good: bool, name: str, value: Any, expected: str) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_colour(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return False
+    return all(_is_whole(part, 0) and part <= 255 for part in value)
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import torch
-from torch import Tensor
 
 from codi.fork_server import limit_memory
-from codi.types import InputError, Modality
-from data.decode import Job, decode
-
-Media = dict[Modality, Tensor]
+from codi.types import InputError
+from data.decode import Job, Media, decode
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,7 @@ def serve(connection: Connection, memory: int) -> None:
         if isinstance(result, BadSample):
             connection.send_bytes(json.dumps({"bad": result.reason[:2000]}).encode())
             continue
-        connection.send_bytes(json.dumps({"arrays": [str(m) for m in result]}).encode())
+        content = {str(modality): axes for modality, axes in result.content.items()}
+        connection.send_bytes(json.dumps({"arrays": list(map(str, result)), "content": content}).encode())
         for modality, value in result.items():
             connection.send_bytes(value.numpy().astype(job.kinds[modality].dtype, copy=False).tobytes())

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from codi.fork_server import Worker
+from codi.modalities import Content
 from codi.types import InputError, Modality
-from data.decode import Job
-from data.worker import BadSample, Media, bad_sample, decode_here
+from data.decode import Job, Media
+from data.worker import BadSample, bad_sample, decode_here
 
 TRIES = 2  # of a sample that ends its worker
 MAX_HEADER = 1 << 16
@@ -232,16 +233,20 @@ class _Worker(Worker):
             header = json.loads(self.connection.recv_bytes(MAX_HEADER))
             if "fatal" in header:
                 raise DecodingError(f"a mistake in our own code at sample {job.id}:\n{header['fatal']}")
-            return bad_sample(job, header["bad"]) if "bad" in header else self._arrays(job, header["arrays"])
+            if "bad" in header:
+                return bad_sample(job, header["bad"])
+            return self._media(job, header["arrays"], header["content"])
         except (EOFError, OSError, ValueError, KeyError):
             code = self.bury()
         if code < 0:
             return f"decoding it kills the process ({signal.Signals(-code).name})"
         return f"decoding it ends the process (exit code {code})"
 
-    def _arrays(self, job: Job, names: list[str]) -> Media:
+    def _media(self, job: Job, names: list[str], content: dict[str, Any]) -> Media:
         """Return tensors of the shapes that the job asks for; nothing else is taken from a worker."""
-        media = {}
+        if not isinstance(content, dict):
+            raise ValueError(content)
+        media = Media()
         for modality in map(Modality, names):
             shape = job.sizes[modality].shape
             kind = np.dtype(job.kinds[modality].dtype)
@@ -250,7 +255,20 @@ class _Worker(Worker):
             if len(raw) != size:
                 raise ValueError(len(raw))
             media[modality] = torch.from_numpy(np.frombuffer(raw, dtype=kind).reshape(shape))
+            if modality.value in content:
+                media.content[modality] = _content(content[modality.value], shape)
         return media
+
+
+def _content(axes: Any, shape: tuple[int, ...]) -> Content:
+    """Return from where to where each axis is content, or raise ValueError where that cannot be."""
+    try:
+        found = tuple((int(first), int(stop)) for first, stop in axes)
+    except TypeError as error:
+        raise ValueError(axes) from error
+    if len(found) != len(shape) or not all(0 <= a < b <= n for (a, b), n in zip(found, shape)):
+        raise ValueError(axes)
+    return found
 
 
 def _read_list(path: Path) -> Iterator[tuple[str, str]]:

@@ -10,9 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def denoising_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of each sample, (B, ...) -> (B,), in float32."""
-    return (output.float() - target.float()).square().flatten(1).mean(dim=1)
+def denoising_loss(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean squared error of each sample, in float32.
+
+    Args:
+        output: (B, ...).
+        target: (B, ...).
+        mask: (B, ...) boolean, which values count, such as those that are no padding; None for all.
+
+    Returns:
+        (B,).
+    """
+    error = (output.float() - target.float()).square().flatten(1)
+    if mask is None:
+        return error.mean(dim=1)
+    counted = mask.expand(output.shape).flatten(1)
+    return (error * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:

@@ -15,6 +15,7 @@ height, W width.
     display.py     a decoded frame -> pixels, as a player shows them
     animation.py   animated pictures that are clips
     sounds.py      a recording or a clip -> a stretch of sound, in its place
+    likeness.py    whether two files show or play the same
     facts.py       what a file holds, in plain values
     sheet.py       frames and a sound on one sheet
     players.py     pieces of HTML that show and play media
@@ -46,6 +47,7 @@ from codi.io.files import (
 )
 from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
+from codi.io.likeness import clip_likeness, picture_likeness, sound_likeness
 from codi.io.pictures import image_to_tensor
 from codi.io.read import (
     Video,
@@ -74,6 +76,7 @@ __all__ = [
     "check_pixels",
     "check_prompt",
     "check_writers",
+    "clip_likeness",
     "create_json",
     "describe",
     "facts",
@@ -88,6 +91,7 @@ __all__ = [
     "load_video",
     "new_file",
     "numbered",
+    "picture_likeness",
     "probe",
     "read_text",
     "save_audio",
@@ -98,6 +102,7 @@ __all__ = [
     "save_text",
     "save_video",
     "sha256_of",
+    "sound_likeness",
     "staged",
     "stream_audio",
     "stream_video",

@@ -98,7 +98,7 @@ class Wanted:
         last = end = 0.0
         for time, lasts, frame in frames:
             if time >= self.limit:
-                ended = False
+                ended, end = False, max(end, self.limit)
                 break
             count += 1
             if held is not None:

@@ -3,7 +3,9 @@
 Letters: F frames, H height, W width.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from codi.libraries import load
 
+Fit = Literal["crop", "pad", "stretch"]
+FITS = ("crop", "pad", "stretch")  # ways to bring pixels of one aspect ratio to another
+BLACK = (0, 0, 0)
 NEAR = 1e-3  # frames by which a time may be early and yet have come: products of rates are not exact
 
 
@@ -25,27 +30,62 @@ def from_unit(values: Tensor) -> Tensor:
     return ((values.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def fit_image(image: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Cut out the largest central part of a picture that has the wanted aspect ratio, and resize it.
+def fit_image(
+    image: Tensor, size: int | tuple[int, int], fit: Fit = "crop", colour: Sequence[int] = BLACK
+) -> Tensor:
+    """Bring a picture to another size, and to another aspect ratio in one of three ways.
 
     Args:
         image: uint8 (..., 3, H, W), a picture or several of the same size.
         size: height and width of the result in pixels; one number for a square.
+        fit: "crop" cuts out the largest central part that has the wanted aspect ratio, "pad" keeps the whole
+            and puts it into the middle of a plain ground, "stretch" keeps the whole and distorts it.
+        colour: red, green and blue of the ground, 0 to 255 each; only "pad" has one.
 
     Returns:
         Float in [-1, 1], (..., 3, height, width), resized with antialiasing.
     """
     assert image.dtype == torch.uint8 and image.shape[-3] == 3, (image.dtype, image.shape)
-    new = (size, size) if isinstance(size, int) else tuple(size)
+    new = (size, size) if isinstance(size, int) else (size[0], size[1])
     old = (image.shape[-2], image.shape[-1])
-    scale = min(old[0] / new[0], old[1] / new[1])
-    part = tuple(max(1, min(length, round(wanted * scale))) for length, wanted in zip(old, new, strict=True))
+    if fit == "pad":
+        top, left, height, width = place_in(old, new)
+        ground = torch.tensor(list(colour), dtype=torch.uint8, device=image.device)
+        whole = to_unit(ground)[:, None, None].expand(*image.shape[:-2], *new).clone()
+        whole[..., top : top + height, left : left + width] = _resized(image, (height, width))
+        return whole
+    part = old if fit == "stretch" else largest_part(old, new)
     top, left = (old[0] - part[0]) // 2, (old[1] - part[1]) // 2
-    cut = image[..., top : top + part[0], left : left + part[1]]
-    if part != new:
-        flat = cut.reshape(-1, 3, *part)
-        cut = F.interpolate(flat, new, mode="bicubic", antialias=True).reshape(*image.shape[:-2], *new)
-    return to_unit(cut)
+    return _resized(image[..., top : top + part[0], left : left + part[1]], new)
+
+
+def largest_part(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the largest part of `old` pixels that has the aspect ratio of `new`."""
+    scale = min(old[0] / new[0], old[1] / new[1])
+    height, width = (max(1, min(have, round(want * scale))) for have, want in zip(old, new, strict=True))
+    return height, width
+
+
+def place_in(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return where a picture of `old` pixels lies when the whole of it is put into the middle of `new`.
+
+    Args:
+        old: its height and width.
+        new: the height and width of the result.
+
+    Returns:
+        The first row, the first column, the height and the width of the picture in the result.
+    """
+    height, width = largest_part(new, old)
+    return (new[0] - height) // 2, (new[1] - width) // 2, height, width
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a picture uint8 (..., 3, H, W) in another size, float in [-1, 1]."""
+    if tuple(image.shape[-2:]) != size:
+        flat = image.reshape(-1, *image.shape[-3:])
+        image = F.interpolate(flat, size, mode="bicubic", antialias=True).reshape(*image.shape[:-2], *size)
+    return to_unit(image)
 
 
 def fit_video(

@@ -12,12 +12,13 @@ Letters: F frames, H height, W width, N times. `times` are seconds from time 0 o
 """
 
 import math
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from codi.io.animation import is_animation
+from codi.io.animation import is_animation, repeats_of
 from codi.io.clip_decoders import Shown, Wanted, by_av, by_decord, by_pillow
 from codi.io.clip_header import NEAR, SAME, Header, even_rate, gate
 from codi.io.gates import MAX_MINUTES, check_minutes
@@ -77,6 +78,45 @@ def read_frames(
         return frames_at(source, start + np.arange(count) / fps, until, size, backend).tensor()
 
 
+def read_shown(
+    source: MediaFile,
+    start: float,
+    count: int,
+    fps: float,
+    until: float | None = None,
+    backend: Backend = "decord",
+    size: int | None = None,
+) -> tuple[Tensor, int]:
+    """Return the frames as `read_frames` does, and how many of them come before the clip ends.
+
+    The rest, which repeat the last frame, are padding. An animated picture that repeats goes on, unless
+    `until` says where it ends.
+
+    Args:
+        source: the clip.
+        start: seconds from time 0 of the file.
+        count: how many frames to return.
+        fps: frames per second of the result, whatever the clip's own rate is.
+        until: seconds; frames from this time on are not shown.
+        backend: which library decodes.
+        size: shrink frames until their shorter side is about twice this many pixels; None leaves them.
+
+    Returns:
+        uint8 (count, 3, H, W), and a number from 1 to `count`.
+
+    Raises:
+        InputError: for the same reasons as `read_frames`.
+    """
+    times = start + np.arange(count) / fps
+    with decoding(source):
+        header = gate(source, 1 if size else count)
+        found = frames_at(source, times, until, size, backend, header=header, loop=until is None)
+    # of a last frame whose length the file does not say, that of the others is taken
+    end = found.end if found.end > found.last else found.last + 1 / header.fps
+    end = end if until is None else min(end, until)
+    return found.tensor(), max(1, int((times < end - NEAR).sum()))
+
+
 def frames_at(
     source: MediaFile,
     times: np.ndarray,
@@ -85,6 +125,7 @@ def frames_at(
     backend: Backend = "av",
     threads: bool = False,
     header: Header | None = None,
+    loop: bool = False,
 ) -> Shown:
     """Return the frames of a clip that are on show at given times; errors of decoders pass through.
 
@@ -96,6 +137,7 @@ def frames_at(
         backend: which library decodes.
         threads: whether several threads decode.
         header: the header of the clip, where it was checked already.
+        loop: whether an animated picture that repeats goes on.
 
     Returns:
         The frames.
@@ -106,6 +148,8 @@ def frames_at(
     """
     limit = math.inf if until is None else until - SAME
     header = header or gate(source, 1 if size else len(times))
+    if loop and (repeats := repeats_of(source)) is not None:
+        return _repeated(source, times, *repeats, size, backend, threads, header)
     wanted = Wanted(source, times, limit, header, size)
     if is_animation(source):
         return by_pillow(wanted)
@@ -114,8 +158,34 @@ def frames_at(
     return by_av(wanted, threads)
 
 
+def _repeated(source: MediaFile, times: np.ndarray, lasts: float, passes: float, *how: Any) -> Shown:
+    """Return the frames of an animated picture that are on show at given times, over all of its passes.
+
+    Args:
+        source: the animated picture.
+        times: (N,) seconds from its start, in order.
+        lasts: the seconds of one pass.
+        passes: how often it is shown; infinite where it never ends.
+        *how: the further arguments of `frames_at`, from `size` on.
+
+    Returns:
+        The frames.
+    """
+    # a frame may come a little early (NEAR), and so may the first one of a pass
+    within = ((times + NEAR) % lasts - NEAR).clip(0)
+    within[times + NEAR >= passes * lasts] = max(0.0, lasts - 2 * NEAR)
+    once, back = np.unique(within, return_inverse=True)
+    size, backend, threads, header = how
+    shown = frames_at(source, once, None, size, backend, threads, header)
+    return replace(shown, index=shown.index[back], end=passes * lasts)
+
+
 def read_clip(
-    source: MediaFile, fps: float | None = None, seconds: float | None = None, size: int | None = None
+    source: MediaFile,
+    fps: float | None = None,
+    seconds: float | None = None,
+    size: int | None = None,
+    loop: bool = False,
 ) -> tuple[Tensor, float, list[str]]:
     """Return the frames of a clip from time 0 on, at an even rate; errors of decoders pass through.
 
@@ -124,6 +194,7 @@ def read_clip(
         fps: frames per second of the result; None for a rate that shows the clip as it is (`even_rate`).
         seconds: decode only the beginning, of this many seconds; None decodes all.
         size: shrink frames until their shorter side is about twice this many pixels; None leaves them.
+        loop: whether an animated picture that repeats goes on until `seconds` are full.
 
     Returns:
         The frames, uint8 (F, 3, H, W), which end where the clip does; their rate; and notes on what was left
@@ -137,7 +208,8 @@ def read_clip(
     fps = even_rate(source, header) if fps is None else fps
     most = 60.0 * MAX_MINUTES if seconds is None else min(seconds, 60.0 * MAX_MINUTES)
     times = np.arange(max(1, math.ceil(most * fps - SAME))) / fps
-    shown = frames_at(source, times, size=size, threads=True, header=header)
+    goes_on = loop and seconds is not None
+    shown = frames_at(source, times, size=size, threads=True, header=header, loop=goes_on)
     near = NEAR * fps
     count = max(1, math.ceil(shown.last * fps - near) + 1, round(min(shown.end, most) * fps))
     return shown.tensor(count), fps, cut_note(source.name, header.stated, seconds)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What training opens: of a data set only the formats that are promised, since files may be hostile.
-TRAINED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
+TRAINED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF")
 PAINTED_FORMATS = ("PNG", "WEBP")  # in which a browser hands over what was painted
 ORIENTATION = 0x0112  # of EXIF
 UPRIGHT = 1

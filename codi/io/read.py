@@ -106,6 +106,7 @@ def load_video(
     size: int | None = None,
     sound: bool = True,
     fps: float | None = None,
+    loop: bool = False,
 ) -> Video:
     """Read the frames of a clip at an even rate, and its sound.
 
@@ -120,6 +121,7 @@ def load_video(
         sound: whether to read the sound as well.
         fps: frames per second of the result; None for a rate that shows the clip as it is: the one that it
             states, or, of a clip whose frames come unevenly, that of its two nearest frames; at most 60.
+        loop: whether an animated picture that repeats goes on until `seconds` are full, as a player shows it.
 
     Returns:
         The clip.
@@ -128,10 +130,12 @@ def load_video(
         InputError: if the file is no clip, is damaged, is beyond the limits of `codi.io.gates`, or states an
             absurd frame rate.
     """
-    return Video(**_load_video(path, seconds, size, sound, fps))
+    return Video(**_load_video(path, seconds, size, sound, fps, loop))
 
 
-def _clip_bytes(path: Any, seconds: float | None, size: int | None, sound: bool, fps: float | None) -> int:
+def _clip_bytes(
+    path: Any, seconds: float | None, size: int | None, sound: bool, fps: float | None, loop: bool
+) -> int:
     """Return how many bytes a clip may have that is read with these arguments."""
     if seconds is None or size is None or fps is None:
         return MAX_DECODED
@@ -141,12 +145,12 @@ def _clip_bytes(path: Any, seconds: float | None, size: int | None, sound: bool,
 
 @sandboxed(_clip_bytes)
 def _load_video(
-    path: str | Path, seconds: float | None, size: int | None, sound: bool, fps: float | None
+    path: str | Path, seconds: float | None, size: int | None, sound: bool, fps: float | None, loop: bool
 ) -> dict[str, Any]:
     """Read a clip as `load_video` does, and return the attributes of `Video`."""
     with reading(path, Modality.VIDEO):
         source = _file(path)
-        frames, fps, notes = read_clip(source, fps, seconds, size)
+        frames, fps, notes = read_clip(source, fps, seconds, size, loop)
         _warn(notes)
         wave, rate = (sound and sound_at(source, 0.0, seconds, clip=True)) or (None, None)
     return {"frames": frames, "fps": fps, "audio": wave, "sampling_rate": rate}

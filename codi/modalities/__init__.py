@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import Any
 
 from codi.modalities.audio import Audio
-from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.modalities.base import MARGIN, Content, Cut, Likeness, ModalityKind, Padded
 from codi.modalities.image import Image
 from codi.modalities.text import Text
 from codi.modalities.video import Video
@@ -32,8 +32,11 @@ from codi.types import RESERVED, InputError, Modality, ModalitySpec
 __all__ = [
     "MARGIN",
     "Attribute",
+    "Content",
     "Cut",
+    "Likeness",
     "ModalityKind",
+    "Padded",
     "component_class",
     "component_maker",
     "component_names",

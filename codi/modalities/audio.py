@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.modalities.base import MARGIN, Cut, Likeness, ModalityKind, shortened
 from codi.types import InputError, Modality, ModalitySpec
 
 RESAMPLING = 64  # samples beyond a cut that the filter of a change of rate may ask for
@@ -26,6 +26,7 @@ class Audio(ModalityKind):
     has_onsets = True
     data_suffixes = ("wav", "flac", "mp3", "ogg")
     geometry_keys = ("samples", "rate")
+    latent_axes = (1,)
     # A sound starts when the text is done (docs/joint.md). Guidance towards agreement is as strong as prompt
     # guidance, so that it costs no further branch.
     sampling = {"guidance_scale": 3.0, "sync_guidance_scale": 3.0, "start_offset": 1.0}
@@ -170,7 +171,10 @@ class Audio(ModalityKind):
         return self.geometry_of({"samples": shape["num_samples"], "rate": float(rate)})
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
-        """Return a stretch of a recording, or of the sound of a clip, float32 (samples,)."""
+        """Return a stretch of a recording, or of the sound of a clip, float32 (samples,).
+
+        One that ends early is followed by silence, and comes as `Padded`.
+        """
         from codi import io
         from codi.io.sounds import read_sound
 
@@ -179,7 +183,15 @@ class Audio(ModalityKind):
         found = read_sound(source, cut.start, seconds, cut.end, clip=carrier is not None)
         if found is None:
             return None
-        return io.fit_audio(*found, round(rate), spec.raw_shape[0]).contiguous()
+        wave, own_rate = found
+        fitted = io.fit_audio(wave, own_rate, round(rate), spec.raw_shape[0]).contiguous()
+        return shortened(fitted, 0, round(len(wave) * rate / own_rate))
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its samples."""
+        from codi import io
+
+        return Likeness.of(io.sound_likeness(path, start, end))
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""

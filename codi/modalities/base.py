@@ -27,6 +27,8 @@ class Cut:
             the central square.
         flip: whether pixels are mirrored.
         backend: which library decodes clips, "decord" or "av".
+        fit: what is done with pixels of another aspect ratio (`codi.io.fit_image`).
+        colour: red, green and blue of what pads pixels, 0 to 255 each.
     """
 
     start: float = 0.0
@@ -34,6 +36,66 @@ class Cut:
     crop: tuple[float, float, float] | None = None
     flip: bool = False
     backend: Literal["decord", "av"] = "decord"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+
+# Of each axis of a raw shape, the first step that is content, and the one after the last.
+Content = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padded:
+    """A training sample of which a part is padding: silence, a held frame, a plain ground.
+
+    Attributes:
+        value: the sample, of the whole raw shape.
+        content: of each axis, from where to where it is content.
+    """
+
+    value: Any
+    content: Content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What a file of a data set is compared by, to find duplicates (`codi.io.likeness`).
+
+    Attributes:
+        digest: the sha256 of what is decoded.
+        hashes: one or several hashes of 64 bits, which differ little between files that are nearly the same.
+        coarse: (K,) float32, features of which none may differ by more than 1 between such files.
+        seconds: the length; None without time.
+    """
+
+    digest: str
+    hashes: tuple[int, ...] = ()
+    coarse: Any = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Likeness":
+        """Return the likeness that a function of `codi.io.likeness` found."""
+        return cls(**{**found, "hashes": tuple(int(bits, 16) for bits in found["hashes"])})
+
+
+def shortened(found: Any, axis: int, count: int) -> Any:
+    """Return a sample of which only the first `count` steps along an axis are content, as `Padded`.
+
+    Args:
+        found: the sample, a tensor or `Padded`.
+        axis: the axis.
+        count: the number of steps, at least one.
+
+    Returns:
+        The sample as it came where all of its steps are content.
+    """
+    value = found.value if isinstance(found, Padded) else found
+    if count >= value.shape[axis]:
+        return found
+    content = found.content if isinstance(found, Padded) else tuple((0, size) for size in value.shape)
+    kept = (content[axis][0], max(1, count))
+    return Padded(value=value, content=(*content[:axis], kept, *content[axis + 1 :]))
 
 
 class ModalityKind(ABC):
@@ -62,6 +124,8 @@ class ModalityKind(ABC):
         geometry_keys: what a training configuration says of its geometry (`geometry_of`).
         carries: names of the modalities that a file of it may hold as well, as a clip holds its sound.
         dtype: of its raw samples in training: "uint8" of pixels, else "float32".
+        latent_axes: of each axis of its raw shape, the axis of its latent shape that runs along it; None
+            where there is none. With it the padding of a sample is found in its latent.
         classes: "module:Class" of the components that are trained for it, by their names.
         sequence_classes: the same for those that are others where its latents are sequences (C, L).
         made_by: which stages make these components, by their names; for messages.
@@ -89,6 +153,7 @@ class ModalityKind(ABC):
     geometry_keys: ClassVar[tuple[str, ...]] = ()
     carries: ClassVar[tuple[str, ...]] = ()
     dtype: ClassVar[str] = "float32"
+    latent_axes: ClassVar[tuple[int | None, ...]] = ()
     classes: ClassVar[Mapping[str, str]] = {}
     sequence_classes: ClassVar[Mapping[str, str]] = {}
     made_by: ClassVar[Mapping[str, str]] = {}
@@ -356,12 +421,29 @@ class ModalityKind(ABC):
             carrier: the modality of the file where it is another one's (`carries`).
 
         Returns:
-            A tensor of `spec.raw_shape` and `dtype`; None for a file of another modality without this one.
+            A tensor of `spec.raw_shape` and `dtype`, as `Padded` where a part of it is padding; None for a
+            file of another modality without this one.
 
         Raises:
             InputError: for a file that cannot be read, or is none of this kind.
         """
         raise InputError(f"{self.name} is not read from files: expected captions, or another medium")
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file of it is compared by; by default its bytes, of which no copy is nearly the same.
+
+        Args:
+            path: the file.
+            start: the second at which the sample begins; None for the beginning of the file.
+            end: the second at which it ends; None for the end of the file.
+
+        Raises:
+            InputError: for a file that cannot be read.
+        """
+        from codi import io
+
+        io.check_file(path)
+        return Likeness(digest=f"{io.sha256_of(path)} {start} {end}")
 
     def seconds_in(self, source: Any) -> float | None:
         """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import Cut, ModalityKind
+from codi.modalities.base import Cut, Likeness, ModalityKind, Padded
 from codi.types import InputError, Modality, ModalitySpec
 
 
@@ -22,6 +22,7 @@ class Image(ModalityKind):
     data_suffixes = ("jpg", "jpeg", "png", "webp")
     geometry_keys = ("size",)
     dtype = "uint8"
+    latent_axes = (None, 1, 2)
     # A picture starts when the text is half done (docs/joint.md).
     sampling = {"guidance_scale": 3.0, "start_offset": 0.5}
     classes = {
@@ -116,8 +117,10 @@ class Image(ModalityKind):
         return players.picture(Pictures.fromarray(pixels.permute(1, 2, 0).numpy()))
 
     def geometry_of(self, values: Mapping[str, Any]) -> ModalitySpec:
-        """Return the geometry that a configuration states by the side in pixels."""
-        return ModalitySpec(raw_shape=(3, values["size"], values["size"]), latent_shape=())
+        """Return the geometry that a configuration states by the side in pixels, or by height and width."""
+        size = values["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return ModalitySpec(raw_shape=(3, height, width), latent_shape=())
 
     def geometry_in(self, configs: Mapping[str, Mapping[str, Any]]) -> ModalitySpec | None:
         """Return the geometry of pictures that the image autoencoder states."""
@@ -135,19 +138,52 @@ class Image(ModalityKind):
 
         return fitted(read_image(source), spec, cut)
 
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its pixels."""
+        from codi import io
+
+        return Likeness.of(io.picture_likeness(path))
+
 
 def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:
-    """Return uint8 pixels (..., 3, H, W), cropped and mirrored as `cut` says, in the size of `spec`."""
-    from codi import io
+    """Return uint8 pixels (..., 3, H, W), cropped, fitted and mirrored as `cut` says, in the size of `spec`.
 
+    They come as `Padded` where a plain ground is around them.
+    """
+    from codi import io
+    from codi.io.fit import place_in
+
+    size = (spec.raw_shape[-2], spec.raw_shape[-1])
     if cut.crop is not None:
-        share, x, y = cut.crop
-        height, width = pixels.shape[-2:]
-        edge = max(1, round(min(height, width) * share))
-        top, left = round(y * (height - edge)), round(x * (width - edge))
-        pixels = pixels[..., top : top + edge, left : left + edge]
-    pixels = io.from_unit(io.fit_image(pixels, spec.raw_shape[-1]))
-    return (pixels.flip(-1) if cut.flip else pixels).contiguous()
+        pixels = _part_of(pixels, size, cut)
+    height, width = pixels.shape[-2:]
+    top, left, high, wide = place_in((height, width), size) if cut.fit == "pad" else (0, 0, *size)
+    pixels = io.from_unit(io.fit_image(pixels, size, cut.fit, cut.colour))
+    if cut.flip:
+        pixels, left = pixels.flip(-1), size[1] - left - wide
+    pixels = pixels.contiguous()
+    if (high, wide) == size:
+        return pixels
+    whole = tuple((0, length) for length in pixels.shape[:-2])
+    return Padded(value=pixels, content=(*whole, (top, top + high), (left, left + wide)))
+
+
+def _part_of(pixels: Any, size: tuple[int, int], cut: Cut) -> Any:
+    """Return the part of pixels that the augmentation cuts out.
+
+    It has the aspect ratio of the result where the rest is cropped anyway, else that of the whole.
+    """
+    assert cut.crop is not None
+    share, x, y = cut.crop
+    height, width = pixels.shape[-2:]
+    high, wide = height, width
+    if cut.fit == "crop":
+        # of a square both sides are the shorter one, without rounding
+        high = min(height * size[1], width * size[0]) / size[1]
+        wide = min(height * size[1], width * size[0]) / size[0]
+    high, wide = max(1, round(high * share)), max(1, round(wide * share))
+    top, left = round(y * (height - high)), round(x * (width - wide))
+    return pixels[..., top : top + high, left : left + wide]
 
 
 def with_pixels(spec: ModalitySpec, sizes: Mapping[str, Any], autoencoder: Any) -> ModalitySpec:

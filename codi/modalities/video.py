@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codi.modalities.base import MARGIN, Cut, ModalityKind
+from codi.modalities.base import MARGIN, Cut, Likeness, ModalityKind, shortened
 from codi.modalities.image import Image, fitted, with_pixels
 from codi.types import InputError, Modality, ModalitySpec
 
@@ -28,10 +28,11 @@ class Video(ModalityKind):
     prompt_file = "mp4, webm, mov, avi"
     takes_sound = True
     has_onsets = True
-    data_suffixes = ("mp4", "webm")
+    data_suffixes = ("mp4", "webm", "gif", "apng")
     geometry_keys = ("size", "frames", "fps")
     carries = ("audio",)
     dtype = "uint8"
+    latent_axes = (1, None, 2, 3)
     # A clip starts when the sound is done (docs/joint.md).
     sampling = {"guidance_scale": 3.0, "sync_guidance_scale": 3.0, "start_offset": 2.0}
     classes = Image.classes
@@ -108,7 +109,7 @@ class Video(ModalityKind):
         assert spec is not None  # only words have no geometry
         rate, duration = spec.timed
         num_frames, (height, width) = spec.raw_shape[0], spec.raw_shape[-2:]
-        frames, fps = media.load_clip(value, rate, duration + MARGIN, max(height, width))
+        frames, fps = media.load_clip(value, rate, duration + MARGIN, max(height, width), loop=True)
         io.check_pixels(frames.shape[-1], frames.shape[-2])
         return io.fit_video(frames, fps, num_frames, rate, (height, width))
 
@@ -210,13 +211,24 @@ class Video(ModalityKind):
         return [part for part in (tower.temporal, tower.summary) if part is not None]
 
     def read(self, source: Any, spec: ModalitySpec, cut: Cut, carrier: Modality | None = None) -> Any:
-        """Return frames of a clip at an even rate, uint8 (F, 3, H, W)."""
-        from codi.io.frames import read_frames
+        """Return frames of a clip at an even rate, uint8 (F, 3, H, W).
 
-        count, rate, size = spec.raw_shape[0], spec.timed[0], spec.raw_shape[-1]
+        An animated picture that repeats goes on. Of any other clip that ends early the last frame stays, and
+        it comes as `Padded`.
+        """
+        from codi.io.frames import read_shown
+
+        count, rate, size = spec.raw_shape[0], spec.timed[0], max(spec.raw_shape[-2:])
         if cut.crop is not None:  # of what is cropped, as much is left as of the whole otherwise
             size = math.ceil(size / cut.crop[0])
-        return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend, size), spec, cut)
+        frames, shown = read_shown(source, cut.start, count, rate, cut.end, cut.backend, size)
+        return shortened(fitted(frames, spec, cut), 0, shown)
+
+    def likeness(self, path: Path, start: float | None, end: float | None) -> Likeness:
+        """Return what a file is compared by: its streams and some of its frames."""
+        from codi import io
+
+        return Likeness.of(io.clip_likeness(path, start, end))
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""

@@ -1,14 +1,11 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
-What is in `COMMANDS` has options of its own: `python -m data.prepare emoji --help`.
-
-Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if
-something given cannot be used.
+What is in `COMMANDS` has options of its own: `python -m data.prepare emoji --help`. Missing media are counted,
+and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if something given cannot be used.
 """
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,9 @@ from typing import Any
 
 from codi.modalities import load_plugins_aloud
 from codi.types import InputError
+from data.prepare import duplicates, split
+
+TOOLS: dict[str, Any] = {"duplicates": duplicates, "split": split}  # what is done to manifests that are there
 
 COMMANDS = {"emoji": "data.prepare.emoji.command"}  # the module of each, with a `main` of its own
 
@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="data.prepare",
         description="Downloaded files of a public data set -> a manifest.",
-        epilog=f"With options of their own: {', '.join(COMMANDS)} (data.prepare NAME --help).",
+        epilog=f"With options of their own: {', '.join([*COMMANDS, *TOOLS])} (data.prepare NAME --help).",
     )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
@@ -54,17 +54,32 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in COMMANDS:
         return importlib.import_module(COMMANDS[given[0]]).main(given[1:])
-    options = make_parser().parse_args(arguments)
     try:
-        written, missing = prepare(options)
+        print(_on_a_manifest(given) if given[:1] and given[0] in TOOLS else _of_a_set(given))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    print(
-        f"{options.out}: {written} rows; {missing} without their "
-        f"file{f', listed in {listing(options.out)}' if missing else ''}"
-    )
     return 0
+
+
+def _on_a_manifest(given: list[str]) -> str:
+    """Run a command on a manifest that is there, and return its line for people."""
+    tool = TOOLS[given[0]]
+    parser = argparse.ArgumentParser(
+        prog=f"data.prepare {given[0]}",
+        description=tool.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tool.add_arguments(parser)
+    return tool.run(parser.parse_args(given[1:]))
+
+
+def _of_a_set(given: list[str]) -> str:
+    """Make the manifest of a data set, and return a line for people."""
+    options = make_parser().parse_args(given)
+    written, missing = prepare(options)
+    listed = f", listed in {listing(options.out)}" if missing else ""
+    return f"{options.out}: {written} rows; {missing} without their file{listed}"
 
 
 def prepare(options: argparse.Namespace) -> tuple[int, int]:
@@ -77,13 +92,14 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
 
     from data.manifest import write_manifest
     from data.prepare.find import MediaFolder, to_row
+    from data.prepare.outputs import check_new, write_lines
     from data.prepare.sets import SETS
 
     media = MediaFolder(options.media)
     if not len(media):
         raise InputError(
-            f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4 or webm "
-            "below it"
+            f"{options.media} holds no media file: expected png, jpg, webp, wav, flac, mp3, ogg, mp4, webm "
+            "or gif below it"
         )
     missing: list[dict[str, Any]] = []
 
@@ -95,17 +111,10 @@ def prepare(options: argparse.Namespace) -> tuple[int, int]:
             else:
                 yield row
 
-    if options.out.suffix != ".jsonl":
-        raise InputError(f"cannot write a manifest as {options.out}: expected a name that ends in .jsonl")
-    if options.out.exists() and not options.overwrite:
-        raise InputError(
-            f"{options.out} is there already: expected another name, or --overwrite to replace it"
-        )
+    check_new([options.out], options.overwrite)
     checked = _at_least_one(rows(), options)
     written = write_manifest(options.out, checked)
-    listing(options.out).unlink(missing_ok=True)
-    if missing:
-        _write_lines(listing(options.out), missing)
+    write_lines(listing(options.out), missing)
     return written, len(missing)
 
 
@@ -124,12 +133,6 @@ def _at_least_one(rows: Iterator[dict[str, Any]], options: argparse.Namespace) -
         )
     yield row
     yield from rows
-
-
-def _write_lines(path: Path, values: list[dict[str, Any]]) -> None:
-    from codi.io import save_text
-
-    save_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from codi.types import InputError
+from codi.types import InputError, Modality
 from codi.world import caption, parse
-from data.batch import Batch
+from data.batch import Batch, content_of
 from data.world import scene_at
 
 ROWS = [{"id": "a", "captions": ["one", "two"]}, {"id": "b", "captions": ["three"]}]
@@ -30,11 +30,41 @@ def test_paraphrases_are_of_the_same_row():
     assert mixed.paraphrases() == ["two", "three"] and mixed.ids is None
 
 
+def alike(texts: list[str], rows: list[dict]) -> list[list[int]]:
+    batch = Batch(index=list(range(len(rows))), named={"text": texts}, rows=rows)
+    return batch.equal_captions().int().tolist()
+
+
 def test_equal_captions_are_the_same_row_or_the_same_words():
-    rows = [{"id": name, "captions": ["x"]} for name in ("a", "a", "b", "c")]
-    batch = Batch(index=[0, 1, 2, 3], named={"text": ["x", "y", "y", "z"]}, rows=rows)
-    expected = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
-    assert batch.equal_captions().tolist() == expected
+    rows = [{"id": name, "captions": [name]} for name in ("a", "a", "b", "c")]
+    expected = [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert alike(["x", "y", "y", "z"], rows) == expected
+
+
+def test_captions_in_common_and_parts_of_them_are_equal_too():
+    rows = [{"id": "a", "captions": ["a dog", "a hound"]}, {"id": "b", "captions": ["a pet", "a dog"]}]
+    assert alike(["a hound", "a pet"], rows) == [[1, 1], [1, 1]]
+    rows = [
+        {"id": "a", "captions": ["a dog, on grass"], "said": ["a dog"]},
+        {"id": "b", "captions": ["a dog, at night"], "said": ["a dog", "at night"]},
+        {"id": "c", "captions": ["x"], "parts": ["a dog, at night"], "said": ["a dog, at night"]},
+    ]
+    # "a dog" is true of b, "a dog, at night" not of a; c lists its parts, of which "a dog" is none
+    texts = ["see: a dog", "a dog, at night", "see: a dog, at night"]
+    assert alike(texts, rows) == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_a_paraphrase_of_changed_words_is_another_caption():
+    rows = [{"id": "a", "captions": ["a dog, on grass", "a hound"], "said": ["on grass"]}]
+    assert Batch(index=[0], named={"text": ["see: on grass"]}, rows=rows).paraphrases() == ["a hound"]
+
+
+def test_the_content_of_padded_media_is_kept_with_the_facts():
+    content = content_of([None, ((0, 3), (2, 4))], (3, 4))
+    batch = of_files(image=torch.zeros(2, 3, 4), image_content=content)
+    assert content.tolist() == [[[0, 1], [0, 1]], [[0, 1], [0.5, 1]]]
+    assert [fact["content"]["image"] for fact in batch.facts()] == content.tolist()
+    assert batch.content_of(Modality.IMAGE) is content and batch.content_of(Modality.AUDIO) is None
 
 
 def test_facts_are_what_a_cache_keeps():

@@ -41,10 +41,14 @@ def test_workers_give_what_this_process_gives(decoder, originals, tmp_path):
     for suffix, content in originals.items():
         (tmp_path / f"a.{suffix}").write_bytes(content)
         jobs.append(job_of(tmp_path / f"a.{suffix}"))
+    jobs.append(job_of(save_clip(tmp_path / "short.mp4", numbered(2), 8)))
+    jobs[-1] = replace(jobs[-1], sizes={Modality.VIDEO: Size((4, 3, 16, 16), 8)})
     here, there = Decoder(workers=0).decode(jobs), decoder.decode(jobs)
+    assert there[-1].content == {Modality.VIDEO: ((0, 2), (0, 3), (0, 16), (0, 16))}
     for job, one, two in zip(jobs, here, there):
         assert one.keys() == two.keys() == job.sizes.keys(), job.id
         assert all(torch.equal(one[m], two[m]) and one[m].dtype == two[m].dtype for m in one), job.id
+        assert one.content == two.content, job.id
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

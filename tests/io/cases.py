@@ -141,9 +141,10 @@ SKEW_LEVELS = [10, 50, 90, 130, 170, 210]
 
 
 def animated(path: Path, lasts: Sequence[int], levels: Sequence[int], **options: object) -> Path:
-    """An animated picture whose frames last so many milliseconds."""
+    """An animated picture whose frames last so many milliseconds, shown once where its format can say so."""
+    once = {} if path.suffix == ".gif" else {"loop": 1}
     first, *rest = [Image.new("RGB", (SIDE, SIDE), (level,) * 3) for level in levels]
-    first.save(path, save_all=True, append_images=rest, duration=list(lasts), loop=0, **options)
+    first.save(path, save_all=True, append_images=rest, duration=list(lasts), **once, **options)
     return path
 
 
@@ -337,7 +338,7 @@ CLIPS = {
     "c.png": animation("c.png", [0, 0, 700]),
     "a.webp": animation("a.webp", [300, 100, 600, 50], lossless=True),
     "b.webp": animation("b.webp", [1000, 20, 200], lossless=True),
-    "a.avif": animation("a.avif", [300, 100, 600, 50], quality=95),
+    "a.avif": animation("a.avif", [300, 100, 600, 1100], quality=95),
     "left out.avi": Clip(
         lambda f: film(
             f / "left out.avi",

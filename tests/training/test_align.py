@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from codi.types import InputError
+from codi.types import InputError, Modality
 from codi.world import parse
+from data.batch import Batch
 from data.world import scene_at
 from training.config import Config
 from training.stages.align import AlignOptions, AlignStage, Contrast, moved
@@ -98,3 +99,26 @@ def test_captions_that_move_otherwise_teach_a_tower_rhythm(rhythm):
 def test_options_that_cannot_be(options, message):
     with pytest.raises(InputError, match=message):
         AlignOptions(**options)
+
+
+def test_rows_with_an_equal_caption_are_not_contrasted():
+    """Three rows, of which the first two say the same: by hand, without the two pairs that are ignored."""
+    generator = torch.Generator().manual_seed(0)
+    captions, media = functional.normalize(torch.randn(2, 3, 8, generator=generator), dim=-1).unbind(0)
+    contrast = Contrast({})
+    rows = [{"id": name, "captions": [said]} for name, said in (("a", "x"), ("b", "x"), ("c", "y"))]
+    batch = Batch(index=[0, 1, 2], named={"text": ["x", "x", "y"], "image": media}, rows=rows)
+    stage = AlignStage.__new__(AlignStage)
+    stage.modality, stage.makes_text = Modality.IMAGE, False
+    known = stage.pairs(batch)
+    expected = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    assert torch.equal(known["ignored"], expected) and torch.equal(known["match"], torch.eye(3))
+    logits = (contrast.scale * captions @ media.T).exp().double()
+    (aa, _, ac), (_, bb, bc), (ca, cb, cc) = logits
+    by_caption = -(aa / (aa + ac)).log() - (bb / (bb + bc)).log() - (cc / (ca + cb + cc)).log()
+    by_medium = -(aa / (aa + ca)).log() - (bb / (bb + cb)).log() - (cc / (ac + bc + cc)).log()
+    loss = contrast(captions, media, known["match"], known["ignored"])
+    torch.testing.assert_close(loss.double(), (by_caption + by_medium) / 6)
+    assert loss < contrast(captions, media, torch.eye(3))
+    batch = Batch(index=[0, 1], named={"text": ["x", "y"], "image": media[:2]}, rows=rows[1:])
+    assert stage.pairs(batch)["ignored"] is None

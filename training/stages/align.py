@@ -97,18 +97,23 @@ class Contrast(nn.Module):
         self.towers = nn.ModuleDict(towers)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(self, left: Tensor, right: Tensor, match: Tensor) -> Tensor:
+    def forward(self, left: Tensor, right: Tensor, match: Tensor, ignored: Tensor | None = None) -> Tensor:
         """Return the symmetric cross-entropy between two sides of N pairs.
 
         Args:
             left: tokens of one side, (N, D).
             right: tokens of the other side, (N, D).
             match: (N, N) float, one where a left and a right one belong together.
+            ignored: (N, N) boolean, where a left and a right one are neither a match nor a negative; None for
+                nowhere.
 
         Returns:
             A scalar.
         """
         logits = self.scale * left @ right.T
+        if ignored is not None:
+            # lower than any other, and finite, since it is multiplied by a target of zero
+            logits = logits.masked_fill(ignored, torch.finfo(logits.dtype).min)
         return 0.5 * (self._one_way(logits, match) + self._one_way(logits.T, match.T))
 
     def hard_negatives(self, media: Tensor, captions: Tensor, right: Tensor) -> Tensor:
@@ -243,16 +248,19 @@ class AlignStage(Stage):
     def pairs(self, batch: Batch) -> dict[str, Any]:
         """Return a batch of files in the form that `render` gives a batch of scenes.
 
-        A caption matches its own medium, and the media of samples that have the same caption.
+        A caption matches its own medium. With the media of samples that have the same caption it is not
+        contrasted: they are no negatives.
         """
-        equal = batch.equal_captions()
+        own = torch.eye(len(batch["text"]))
+        equal = batch.equal_captions() & (own == 0)
         return {
             "media": batch[self.modality.value],
             "moved": [],
             "captions": batch["text"],
             "paraphrases": batch.paraphrases() if self.makes_text else [],
-            "match": equal,
-            "same": equal,
+            "match": own,
+            "same": own,
+            "ignored": equal if equal.any() else None,
         }
 
     def render(self, scenes: list[Scene], rngs: list[np.random.Generator]) -> dict[str, Any]:
@@ -265,7 +273,8 @@ class AlignStage(Stage):
         Returns:
             A dict of "media", "captions", "paraphrases" (other wordings of the same facts, where the text
             tower trains), "moved" (captions of other motions, with the option `rhythm`), "match" (N, N),
-            which captions agree with which media, and "same" (N, N), which captions say the same.
+            which captions agree with which media, "same" (N, N), which captions say the same, and "ignored",
+            nothing, since scenes say which pairs match.
         """
         named = [random_facts(tuple(ATTRIBUTES), 0.5, rng) for rng in rngs]
         facts = fact_table(scenes)
@@ -285,6 +294,7 @@ class AlignStage(Stage):
             else [],
             "match": matches(facts, said & shown),
             "same": same_sentence(facts, said),
+            "ignored": None,
         }
 
     def loss(
@@ -300,7 +310,7 @@ class AlignStage(Stage):
             text.embed(batch["captions"]),
             self.tower(module).embed(self.prepare(batch["media"])),
         )
-        bridged = module(captions, media, batch["match"])
+        bridged = module(captions, media, batch["match"], batch["ignored"])
         if not self.makes_text:
             extras = {"scale": module.scale.detach()}
             if batch["moved"]:
@@ -312,7 +322,7 @@ class AlignStage(Stage):
                 )
                 bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
             return bridged, extras
-        reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])
+        reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"], batch["ignored"])
         return bridged + self.options.paraphrase * reworded, {
             "bridged": bridged.detach(),
             "reworded": reworded.detach(),

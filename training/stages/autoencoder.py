@@ -5,7 +5,7 @@ The loss of an autoencoder is its reconstruction and a small pull of the posteri
 the number of samples of the waveform.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from codi.io import to_unit
 from codi.modalities import component_class, kind_of
@@ -21,6 +20,7 @@ from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAut
 from codi.models.autoencoders.mel import MelCorrection
 from codi.types import Modality, ModalitySpec
 from codi.world import ATTRIBUTES, render_frames, render_sounds
+from data.batch import Batch
 from data.notes import random_notes
 from data.world import random_caption
 from training.config import Config, expect, strict
@@ -29,7 +29,11 @@ from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import check_words, world_or_files
+from training.stages.padding import both, content_mask, content_only, masked_mean, mean_kl
 from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
+
+PIXELS = (None, 1, 2)  # the axes of a picture (3, H, W) that run along those of its raw shape
+FRAMES = (0,)  # that of a log-mel (T, M) which runs along its sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +156,18 @@ class AutoencoderStage(Stage):
             self.render,
             [self.modality],
             known,
-            lambda batch: {self.entry: batch[self.modality.value]},
+            self.of_files,
             offset,
         )
+
+    def of_files(self, batch: Batch) -> dict[str, Any]:
+        """Return a batch of files in the form that `render` gives a batch of scenes.
+
+        Where media are padded, "content" says what of them is none (`data.batch`).
+        """
+        media = {self.entry: batch[self.modality.value]}
+        content = batch.content_of(self.modality)
+        return media if content is None else media | {"content": content}
 
     def samples(self, offset: int, count: int) -> dict[str, Any]:
         """Return one batch of `count` samples, apart from the training's order for any `offset` but 0."""
@@ -191,12 +204,13 @@ class AutoencoderStage(Stage):
         self.shape = module.config
         return module
 
-    def blur(self, latent: Tensor, generator: torch.Generator) -> Tensor:
+    def blur(self, latent: Tensor, generator: torch.Generator, mask: Tensor | None = None) -> Tensor:
         """Return the latent with the noise that decoding shall learn to bear.
 
         Args:
             latent: the latent, (B, ...).
             generator: the source of the noise.
+            mask: which latent values are content, of the same shape; None for all.
 
         Returns:
             (B, ...).
@@ -209,7 +223,8 @@ class AutoencoderStage(Stage):
             own = own.view(-1, *[1] * (latent.ndim - 1))
             level = least + (level - least) * own
         # latents are not normalised yet in training, so the noise is scaled by their own deviation
-        return latent + level * latent.detach().std() * noise
+        known = latent.detach() if mask is None else latent.detach()[mask]
+        return latent + level * known.std() * noise
 
     @torch.no_grad()
     def measure(self, module: nn.Module) -> None:
@@ -217,9 +232,31 @@ class AutoencoderStage(Stage):
         source = self.data(offset=1)
         batches = []
         for start in range(0, self.options.statistics_samples, 64):
-            batches.append(self.mean_latent(module, source.fetch(list(range(start, start + 64)))))
+            batch = source.fetch(list(range(start, start + 64)))
+            latent = self.mean_latent(module, batch)
+            batches.append((latent, self.mask_of(batch, latent)))
         source.close()
-        module.scaling.measure(torch.cat(batches))
+        if all(mask is None for _, mask in batches):
+            module.scaling.measure(torch.cat([latent for latent, _ in batches]))
+            return
+        module.scaling.measure(torch.cat([content_only(latent, mask) for latent, mask in batches]))
+
+    def mask_of(
+        self, batch: dict[str, Any], like: Tensor, axes: Sequence[int | None] | None = None
+    ) -> Tensor | None:
+        """Return which steps of latents, or of what has other axes, are content.
+
+        Args:
+            batch: the samples.
+            like: the latents, (B, C, ...).
+            axes: of each raw axis the axis of a sample of `like` that runs along it; None for those of
+                latents.
+
+        Returns:
+            Boolean of the shape of `like`; None where nothing is padded.
+        """
+        axes = kind_of(self.modality).latent_axes if axes is None else axes
+        return content_mask(batch.get("content"), axes, like)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Measure the statistics, then write the part."""
@@ -257,11 +294,13 @@ class ImageStage(AutoencoderStage):
         It is the L1 of pixels, plus that of edges (`contrast_loss`), plus the weighted Kullback-Leibler term.
         """
         frames = to_unit(batch["frames"])
+        seen = self.mask_of(batch, frames, PIXELS)
         posterior = module.posterior(frames)
-        restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
-        pixel = functional.l1_loss(restored, frames)
-        edge = contrast_loss(restored - frames)
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        mask = self.mask_of(batch, posterior.mean)
+        restored = module.reconstruct(self.blur(posterior.sample(generator), generator, mask))
+        pixel = masked_mean((restored - frames).abs(), seen)
+        edge = contrast_loss(restored - frames, mask=seen)
+        kl = mean_kl(posterior, mask)
         return pixel + edge + self.options.kl_weight * kl, {
             "l1": pixel.detach(),
             "edge": edge.detach(),
@@ -292,7 +331,9 @@ class ImageStage(AutoencoderStage):
         )
 
 
-def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
+def contrast_loss(
+    error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8), mask: Tensor | None = None
+) -> Tensor:
     """Return the L1 norm of differences between the errors of pixels some offset apart, across and down.
 
     With it, what is small on a plain ground is not lost in the mean over all pixels.
@@ -300,6 +341,7 @@ def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Ten
     Args:
         error: the error of each pixel, (..., H, W).
         offsets: the distances of the compared pixels.
+        mask: which pixels are content, of the same shape; None for all.
 
     Returns:
         A scalar.
@@ -307,8 +349,8 @@ def contrast_loss(error: Tensor, offsets: tuple[int, ...] = (1, 2, 4, 8)) -> Ten
     across = []
     down = []
     for k in offsets:
-        across.append((error[..., k:] - error[..., :-k]).abs().mean())
-        down.append((error[..., k:, :] - error[..., :-k, :]).abs().mean())
+        across.append(masked_mean((error[..., k:] - error[..., :-k]).abs(), both(mask, -1, k)))
+        down.append(masked_mean((error[..., k:, :] - error[..., :-k, :]).abs(), both(mask, -2, k)))
     return torch.stack(across + down).mean() * 2
 
 
@@ -378,12 +420,15 @@ class MelStage(SoundStage):
         It is the L1 of log-mels, plus half that of their slopes, plus the weighted Kullback-Leibler term.
         """
         mel = module.log_mel(self.with_tones(batch["sound"], module.sampling_rate, generator))
+        heard = self.mask_of(batch, mel, FRAMES)
         posterior = module.posterior(mel)
-        restored = module.reconstruct(self.blur(posterior.sample(generator), generator))
+        mask = self.mask_of(batch, posterior.mean)
+        restored = module.reconstruct(self.blur(posterior.sample(generator), generator, mask))
         error = module.normalise_mel(restored) - module.normalise_mel(mel)
-        l1 = error.abs().mean()
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        slope = error.diff(dim=1).abs().mean() + error.diff(dim=2).abs().mean()
+        l1 = masked_mean(error.abs(), heard)
+        kl = mean_kl(posterior, mask)
+        along_time = masked_mean(error.diff(dim=1).abs(), both(heard, 1))
+        slope = along_time + masked_mean(error.diff(dim=2).abs(), both(heard, 2))
         total = l1 + 0.5 * slope + self.options.kl_weight * kl
         return total, {"l1": l1.detach(), "kl": kl.detach()}
 

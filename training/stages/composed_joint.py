@@ -38,6 +38,7 @@ from training.stages.contrast import TimedContrast
 from training.stages.foreign import NativePrompts, encoder_of
 from training.stages.latents import Encoding, as_unit
 from training.stages.new_model import spread_angles
+from training.stages.padding import grid_mask
 from training.stages.pairs import Pair, PairOptions, PairSource, PairStage, parse_pair, rule_of
 from training.stages.published import Published, check_sources, continued, export_parts
 from training.stages.temporal_change import TemporalChangeDecoder
@@ -329,17 +330,19 @@ class ComposedJointStage(PairStage):
                 continue
             env = self.environment_of(module, other, rows)
             name = f"{'+'.join(pair)}/{side.modality}"
+            grid = self.prepared[side.modality].grid
+            mask = grid_mask(batch, side.modality, grid, side.x_0[rows], rows)
             if module.temporal_change is not None and self.in_time(pair):
-                grid = self.prepared[side.modality].grid
                 x_0 = grid.to_steps(side.x_0[rows])
-                change = module.temporal_change(side.modality, x_0, env, seconds=grid.seconds)
+                counted = None if mask is None else grid.to_steps(mask)
+                change = module.temporal_change(side.modality, x_0, env, seconds=grid.seconds, mask=counted)
                 losses[f"{name}, temporal change"] = self.options.temporal_change * change.mean()
             if self.options.only_temporal_change:
                 continue
             dropped = torch.rand(len(sentences), generator=generator, device=generator.device)
             dropped = (dropped < self.dropout.get(pair, 0.3)).cpu()
             texts = ["" if dropped[row] else sentences[row] for row in rows.tolist()]
-            each = self.denoising_loss(side, rows, texts, env)
+            each = self.denoising_loss(side, rows, texts, env, mask)
             losses[name] = each.mean()
             if (beside := other.clean[rows]).any():
                 logged[f"{name}, partner clean"] = each.detach()[beside].mean()
@@ -353,14 +356,19 @@ class ComposedJointStage(PairStage):
         x_t = torch.where(keep.view(-1, *[1] * (x_0.ndim - 1)), x_0, x_t)
         return self.environment(module, side.modality, x_t, torch.where(keep, 0.0, side.angle[rows]))
 
-    def denoising_loss(self, side: Side, rows: Tensor, texts: list[str], env: Environment) -> Tensor:
-        """Return the error of a side's network in its own target, for some samples, (len(rows),)."""
+    def denoising_loss(
+        self, side: Side, rows: Tensor, texts: list[str], env: Environment, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the error of a side's network in its own target, for some samples, (len(rows),).
+
+        Where there is a mask, only the latent values count that it holds.
+        """
         levels = self.models[side.modality].levels
         x_0, eps, t = side.x_0[rows], side.eps[rows], side.t[rows]
         prompt = self.prompts[side.modality](texts)
         x_t = levels.add_noise(x_0, eps, t).to(prompt.dtype)
         output = self.denoisers[side.modality](x_t, t, prompt, partners=env)
-        return denoising_loss(output, levels.target(x_0, eps, t))
+        return denoising_loss(output, levels.target(x_0, eps, t), mask)
 
     def dummy_batch(self, module: ComposedJoint, count: int) -> dict[str, dict[Modality, Tensor]]:
         """Return latents of both sides of every pair; a pair's share says how many samples it has."""

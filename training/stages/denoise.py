@@ -33,6 +33,7 @@ from training.stages.common import export_part, load_part, replacing, say
 from training.stages.files import known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
+from training.stages.padding import latent_mask
 from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
 from training.stages.prompts import Prompts, check_prompts, expect_shares
@@ -348,6 +349,7 @@ class DenoiseStage(Stage):
         are the losses of the samples by noise level.
         """
         x_0 = self.latents(batch, generator)
+        mask = latent_mask(batch, self.modality, x_0)
         context, kinds = self.prompts.draw(batch, generator)
         losses, t = self.denoising(
             module,
@@ -355,10 +357,11 @@ class DenoiseStage(Stage):
             context,
             generator,
             self.with_estimates(self.partner_estimates, batch, kinds, generator),
+            mask,
         )
         extras = {"bins": (t / self.process.num_train_timesteps, losses.detach())}
         if isinstance(module, WithTemporalChange):
-            temporal_change_loss = module.temporal_change_loss(x_0)
+            temporal_change_loss = module.temporal_change_loss(x_0, mask)
             losses, extras["temporal_change"] = (
                 losses + self.options.temporal_change * temporal_change_loss,
                 temporal_change_loss.mean().detach(),
@@ -369,7 +372,8 @@ class DenoiseStage(Stage):
         # pictures are cached without tokens of their own, so sentences prompt them
         context, kinds = self.prompts.draw(pictures, generator, text_only=True)
         fuse = self.with_estimates(self.picture_partner_estimates, pictures, kinds, generator)
-        seen, _ = self.denoising(module, pictures["image"], context, generator, fuse)
+        mask = latent_mask(pictures, Modality.IMAGE, pictures["image"])
+        seen, _ = self.denoising(module, pictures["image"], context, generator, fuse, mask)
         return losses.mean() + self.options.pictures * seen.mean(), extras | {
             "pictures": seen.mean().detach()
         }
@@ -435,6 +439,7 @@ class DenoiseStage(Stage):
         context: Tensor,
         generator: torch.Generator,
         fuse: FusePrompt | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the denoising loss of each sample, and the timesteps at which it was computed.
 
@@ -444,6 +449,7 @@ class DenoiseStage(Stage):
             context: the prompts, (B, L, D).
             generator: the source of timesteps and noise.
             fuse: a function of prompts and timesteps that returns the prompts to use.
+            mask: which latent values count (`training.stages.padding`); None for all.
 
         Returns:
             The losses (B,), and the timesteps (B,).
@@ -455,7 +461,7 @@ class DenoiseStage(Stage):
         if fuse is not None:
             context = fuse(context, t)
         output = module(self.process.add_noise(x_0, eps, t), t, context)
-        return denoising_loss(output, self.process.target(x_0, eps, t)), t
+        return denoising_loss(output, self.process.target(x_0, eps, t), mask), t
 
     @staticmethod
     def denoiser(module: nn.Module) -> nn.Module:

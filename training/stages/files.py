@@ -17,6 +17,7 @@ from codi.modalities import component_names, geometries_in
 from codi.types import InputError, Modality, ModalitySpec
 from codi.vocabulary import closed_vocabulary
 from data.batch import Batch
+from data.captions import PLACE
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
@@ -184,6 +185,14 @@ def _shape(part: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def templates_in(source: Any) -> Iterator[tuple[str, int]]:
+    """Yield each template without the place of the caption, and how many rows it may be given."""
+    for part in source.mixed:
+        if not part.of_world:
+            for template in part.captions.templates:
+                yield template.replace(PLACE, " "), len(part.rows)
+
+
 def captions_in(source: Any, most: int) -> Iterator[str]:
     """Yield the captions of some rows of each manifest, evenly spread; the world, if mixed in, yields none.
 
@@ -217,7 +226,8 @@ def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:
     """
     found = []
     for part in readers:
-        share, lacking = words_unknown_to(part.tokenizer, captions_in(source, CHECKED_ROWS))
+        sentences = [*captions_in(source, CHECKED_ROWS), *(words for words, _ in templates_in(source))]
+        share, lacking = words_unknown_to(part.tokenizer, sentences)
         found.append((share, lacking, type(part).__name__))
     if not found:
         return

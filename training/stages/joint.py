@@ -39,6 +39,7 @@ from training.stages.joint_adapters import (
 )
 from training.stages.latents import Encoding, Joined, autoencoder_of, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
+from training.stages.padding import latent_mask
 from training.stages.pairs import Pair, PairOptions, PairSource, PairStage, parse_pair, rule_of
 from training.stages.partner_estimates import estimated_prompt, load_noisy_latent_encoders
 from training.stages.prompts import Prompts
@@ -356,14 +357,15 @@ class JointStage(PairStage):
             env = environments[pair.index(self.partner(pair, modality))]
             env = Environment(tokens=env.tokens[rows], times=env.times[rows])
             name = f"{'+'.join(pair)}/{modality}"
+            mask = latent_mask(batch, modality, clean[side][rows], rows)
             if module.temporal_change is not None and self.in_time(pair):
-                change = module.temporal_change(modality, clean[side][rows], env, context[rows])
+                change = module.temporal_change(modality, clean[side][rows], env, context[rows], mask=mask)
                 losses[f"{name}, temporal change"] = self.options.temporal_change * change.mean()
             if self.options.only_temporal_change:
                 continue
             prompt = self.partner_estimates(pair, modality, context, noises, noisy, times, is_clean)[rows]
             output = module.denoiser(modality)(noisy[side][rows], times[side][rows], prompt, partners=env)
-            each = denoising_loss(output, targets[side][rows])
+            each = denoising_loss(output, targets[side][rows], mask)
             losses[name] = each.mean()
             if (beside := is_clean[1 - side][rows]).any():
                 logged[f"{name}, partner clean"] = each.detach()[beside].mean()

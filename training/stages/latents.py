@@ -226,7 +226,11 @@ class Encoding:
             source.close()
             say(f"latents come from {folder}")
             return CachedSource(
-                folder, list(self.parts), seed=self.config.seed, facts=() if self.captioned else None
+                folder,
+                list(self.parts),
+                seed=self.config.seed,
+                facts=() if self.captioned else None,
+                captions=source.captions,
             )
         if self.parts:
             say(
@@ -338,8 +342,6 @@ def why_not(source: Any) -> str | None:
     acting = [name for name, value in augment.items() if value]
     if acting:
         return f"augmentation is on ({', '.join(acting)}): a cache holds one version of a sample"
-    if about["order"]["captions"] != "random":
-        return "captions are the first ones: a cache draws among them; leave `captions` out"
     if (source.rows.weights != source.rows.weights[0]).any():
         return "rows have weights of their own: a cache holds every row once"
     return None

@@ -61,6 +61,7 @@ class TemporalChangeDecoder(nn.Module):
         env: Environment,
         context: Tensor | None = None,
         seconds: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return the squared error (B,) with which `changes` of a latent are predicted.
 
@@ -70,12 +71,15 @@ class TemporalChangeDecoder(nn.Module):
             env: the environment that it attends to, with tokens (B, L, D).
             context: the prompt tokens, (B, 1, context_dim); None for decoders that are given none.
             seconds: (S,) the mid-points of the steps, where they are not even.
+            mask: (B, C, S, ...) boolean, which latent values are content; None for all.
 
         Returns:
             The mean over the S - 1 transitions, for each sample; 1 is the error of knowing nothing.
+            Transitions to padding do not count.
         """
         name = modality.value
-        wanted = changes(x_0)
+        counted = transitions(mask)
+        wanted = changes(x_0, counted)
         # queries stand where one step ends and the next begins
         if seconds is None:
             between = (torch.arange(wanted.shape[1], device=x_0.device) + 1) / self.rates[name]
@@ -84,7 +88,8 @@ class TemporalChangeDecoder(nn.Module):
         if context is None:
             context = x_0.new_zeros(len(x_0), 1, 1)
         queries = sinusoid(between, self.dim) + self.prompt[name](context.mean(1))[:, None]
-        return (self.out[name](self.layers[name](queries, env.tokens))[..., 0] - wanted).square().mean(1)
+        predicted = self.out[name](self.layers[name](queries, env.tokens))[..., 0]
+        return _mean((predicted - wanted).square(), counted)
 
 
 class WithTemporalChange(nn.Module):
@@ -110,23 +115,48 @@ class WithTemporalChange(nn.Module):
         """Return the denoiser's prediction, and keep its tokens, which `temporal_change_loss` reads next."""
         return self.denoiser(*given)
 
-    def temporal_change_loss(self, x_0: Tensor) -> Tensor:
-        """Return the squared error (B,) of the last pass in predicting `changes` of `x_0` (B, C, S, ...)."""
-        wanted = changes(x_0)
+    def temporal_change_loss(self, x_0: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the squared error (B,) of the last pass in predicting `changes` of latents.
+
+        Args:
+            x_0: clean latents, (B, C, S, ...).
+            mask: (B, C, S, ...) boolean, which latent values are content; None for all.
+        """
+        counted = transitions(mask)
+        wanted = changes(x_0, counted)
         predicted = self.out(self.tokens).flatten(1)[:, : wanted.shape[1]]  # (B, S - 1)
-        return (predicted - wanted).square().mean(1)
+        return _mean((predicted - wanted).square(), counted)
 
 
-def changes(x_0: Tensor) -> Tensor:
+def changes(x_0: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return how much a latent (B, C, S, ...) changes from each step to the next.
 
     Args:
         x_0: clean latents.
+        counted: (B, S - 1) boolean, which transitions are between steps of content; None for all.
 
     Returns:
         (B, S - 1) root mean squares of the differences, standardised to mean 0 and variance 1 over time.
     """
     change = x_0.diff(dim=2).transpose(1, 2).flatten(2).square().mean(-1).sqrt()
     # a latent that never changes has no deviation to divide by: it stays at zero
-    change = change - change.mean(1, keepdim=True)
-    return change / change.std(1, keepdim=True, correction=0).clamp(min=1e-6)
+    if counted is None:
+        change = change - change.mean(1, keepdim=True)
+        return change / change.std(1, keepdim=True, correction=0).clamp(min=1e-6)
+    change = change - _mean(change, counted)[:, None]
+    return change / _mean(change.square(), counted).sqrt()[:, None].clamp(min=1e-6)
+
+
+def transitions(mask: Tensor | None) -> Tensor | None:
+    """Return which steps of latents (B, C, S, ...), and the ones before them, have content: (B, S - 1)."""
+    if mask is None:
+        return None
+    steps = mask.transpose(1, 2).flatten(2).any(-1)
+    return steps[:, 1:] & steps[:, :-1]
+
+
+def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Return the mean (B,) of the values (B, S) that count."""
+    if counted is None:
+        return values.mean(1)
+    return (values * counted).sum(1) / counted.sum(1).clamp(min=1)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 from codi.types import Modality
@@ -15,7 +16,7 @@ from codi.vocabulary import LEAST_PIECES, blank_pieces, piece_tokenizer, word_to
 from codi.world.caption import all_words
 from training.config import Config, expect, strict
 from training.stages.common import planning
-from training.stages.files import captions_in, open_media
+from training.stages.files import captions_in, open_media, templates_in
 
 # A tokenizer is made from at most so many rows of each manifest.
 MAX_ROWS = 200_000
@@ -87,7 +88,7 @@ def tokenizer_of(config: Config, options: TokenizerOptions) -> str:
 
 
 def captions(config: Config) -> Iterator[str]:
-    """Yield the captions of at most `MAX_ROWS` rows of each manifest, evenly spread.
+    """Yield the captions of at most `MAX_ROWS` rows of each manifest, evenly spread, and the templates' words.
 
     Where the world is mixed in, each of its words is a caption.
     """
@@ -96,6 +97,8 @@ def captions(config: Config) -> Iterator[str]:
         if any(part.of_world for part in source.mixed):
             yield from all_words()
         yield from captions_in(source, MAX_ROWS)
+        for sentence, rows in templates_in(source):
+            yield from repeat(sentence, min(rows, MAX_ROWS))  # any row may be put in it
     finally:
         source.close()
 
