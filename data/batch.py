@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi.types import InputError
 from codi.world import Scene, caption
 
 
@@ -70,18 +69,9 @@ class Batch(Mapping[str, Any]):
 
         Returns:
             Plain JSON for each sample: its scene, or the id and the captions of its row.
-
-        Raises:
-            InputError: if a row lacks a medium, since a cache holds every medium of every sample.
         """
         if self.scenes is not None:
             return [dataclasses.asdict(scene) for scene in self.scenes]
-        for name, mask in self.named.items():
-            if name.endswith("_mask") and not mask.all():
-                raise InputError(
-                    f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; "
-                    "require it"
-                )
         assert self.rows is not None, "a batch is of scenes or of rows"
         return self.rows
 

@@ -13,8 +13,11 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from codi.io.frames import BACKENDS
 from codi.modalities import kind_of
@@ -175,16 +178,9 @@ def _mix(
     decoder: Decoder,
 ) -> MediaSource | Mixture:
     """Return the manifests, shards and the world as one mixture; a single source of files stays alone."""
-    from data.manifest import Manifest
-    from data.shards import Shards
-
     parts: list[tuple[Any, float]] = []
-    for item in chosen.manifests:
-        path, weight = _entry(item, "manifests")
-        parts.append((source(Manifest(path, chosen.check_files), len(parts)), weight))
-    for item in chosen.shards:
-        path, weight = _entry(item, "shards")
-        parts.append((source(Shards(path), len(parts)), weight))
+    for rows, weight in _tables(chosen):
+        parts.append((source(rows, len(parts)), weight))
     if chosen.world is not None:
         parts.append(_world(dict(chosen.world), media, seed + len(parts)))
     if len(parts) > 1:
@@ -194,6 +190,65 @@ def _mix(
         only.owns_decoder = True
         return only
     return Mixture(parts, seed=seed, decoder=decoder)
+
+
+def media_of_rows(options: Mapping[str, Any]) -> np.ndarray:
+    """Return which media each row of the manifests and shards has.
+
+    Args:
+        options: the fields of `Options`; `media` may be missing.
+
+    Returns:
+        (N,) uint16, bit masks (`codi.rows.bits_of`), the rows of all manifests and shards one after another.
+
+    Raises:
+        InputError: for whatever is wrong with the options, or with what they name.
+    """
+    chosen = _read(Options, {"media": [], **options}, "data")
+    found = [np.empty(0, dtype=np.uint16)]
+    for rows, _ in _tables(chosen):
+        found.append(rows.has)
+    return np.concatenate(found)
+
+
+def _tables(chosen: Options) -> list[tuple[Rows, float]]:
+    """Return the manifests and shards that the options name, each with its weight."""
+    from data.manifest import Manifest
+    from data.shards import Shards, find_shards
+
+    tables: list[tuple[Rows, float]] = []
+    for item in chosen.manifests:
+        path, weight = _entry(item, "manifests")
+        tables.append((_open(Manifest, path, _stamps([Path(path)]), chosen.check_files), weight))
+    for item in chosen.shards:
+        path, weight = _entry(item, "shards")
+        tables.append((_open(Shards, path, _stamps(find_shards(path))), weight))
+    return tables
+
+
+@lru_cache(maxsize=16)
+def _open(cls: type, path: str, stamps: tuple, *more: Any) -> Rows:
+    """Return a table of rows; the same one again for a stage that opens it once for every pair.
+
+    Args:
+        cls: `Manifest` or `Shards`, which never change once they are open.
+        path: what names it.
+        stamps: size and time of change of its files: a table that was written again is read again.
+        *more: further arguments of the class.
+
+    Returns:
+        The table.
+    """
+    return cls(path, *more)
+
+
+def _stamps(paths: list[Path]) -> tuple:
+    """Return the place, the size and the time of change of files; those that are missing have none."""
+    found = []
+    for path in paths:
+        stat = path.stat() if path.is_file() else None
+        found.append((str(path.resolve()), stat and (stat.st_size, stat.st_mtime_ns)))
+    return tuple(found)
 
 
 def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[Any, float]:

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi.metrics.retrieval import recall_at_1
+from codi.metrics.retrieval import chance_of_hit, ranks_of_relevant, recall_at_1
 from codi.modalities import component_class, in_files, kind_of
 from codi.models.conditioning import Bridge, TextTower
 from codi.types import InputError, Modality, ModalitySpec
@@ -380,6 +380,37 @@ class AlignStage(Stage):
             f"{self.modality}->text": recall_at_1(right, left, facts, facts, names),
             "cosine": functional.cosine_similarity(left, right).mean().item(),
         }
+
+    @torch.no_grad()
+    def scores(self, module: Contrast, batches: Sequence[Any]) -> dict[str, float]:
+        """Return how often held-out captions and media find each other among all that are held out.
+
+        Args:
+            module: the towers.
+            batches: batches of held-out samples.
+
+        Returns:
+            Both ways recall at one and at five, and what picking at random would reach. The right answers to
+            a sample are its own, and those of samples with the same caption.
+        """
+        text = module.towers[TEXT_TOWER] if self.makes_text else self.text
+        tower = self.tower(module)
+        device = module.logit_scale.device
+        media, words, captions = [], [], []
+        for batch in batches:
+            media.append(tower.embed(self.prepare(batch["media"].to(device))))
+            words.append(text.embed(batch["captions"]))
+            captions += batch["captions"]
+        right = torch.tensor([[one == other for other in captions] for one in captions], device=device)
+        sides = {"text": torch.cat(words), str(self.modality): torch.cat(media)}
+        found = {}
+        for (query, queries), (key, keys) in itertools.permutations(sides.items()):
+            ranks = ranks_of_relevant(queries, keys, right)
+            for k in (1, 5):
+                found[f"{query}->{key} R@{k}"] = float((ranks <= k).double().mean())
+        for k in (1, 5):
+            found[f"chance R@{k}"] = chance_of_hit(right.cpu(), k)
+        return found
 
     def examples(self, count: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, str]]]]:
         """Yield media, captions and facts of samples apart from the training's order, 64 at a time.

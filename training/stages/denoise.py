@@ -65,8 +65,8 @@ class DenoiseOptions:
         temporal_change: the weight of predicting from the frame transformer's tokens when the clean latent
             changes; 0 for none.
         partner_estimates: the share of samples whose prompt is fused with what a partner seems to become, by
-            partner, such as {"image": 0.5} (`training.stages.partner_estimates`). Every media file has to
-            have that partner.
+            partner, such as {"image": 0.5} (`training.stages.partner_estimates`). A row of files without
+            that partner gets none.
         picture_partner_estimates: the same for the pictures beside clips, whose partner can only be text.
         expert: "noisy" or "clean": trains one of two denoisers by noise range (eDiff-I, arXiv 2211.01324, see
             `codi.models.denoisers.experts`), on the timesteps of its range alone; it starts from the
@@ -308,7 +308,8 @@ class DenoiseStage(Stage):
             train beside it, the latents of these.
         """
         known = known_geometry(self.config.model, {self.component: self.config.part})
-        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
+        partners = tuple(m for m in self.media if m is not self.modality)
+        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers, partners)
         beside = (self.prompts.text, *([self.sentences] if self.picture_partner_estimates else []))
         return [
             main,
@@ -425,7 +426,10 @@ class DenoiseStage(Stage):
             captions = batch.captions()
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
-        return lambda context, t: partner_estimates(context, t, kinds, clean, generator)
+        def available(partner: Modality) -> Tensor | None:
+            return batch.named.get(f"{partner}_mask")
+
+        return lambda context, t: partner_estimates(context, t, kinds, clean, generator, available)
 
     def denoising(
         self,

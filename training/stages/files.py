@@ -23,7 +23,7 @@ from data.batch import Batch
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
-from training.config import Config
+from training.config import VALIDATION, Config
 from training.stages.common import planning, say
 
 # A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
@@ -50,8 +50,8 @@ def open_media(
         media: what a batch has.
         known: the geometry of the media, as far as the model has it.
         seed: the seed of the order and of all draws.
-        optional: media that a row may lack if `data: {require: ...}` says so. A row without one of the others
-            has nothing to learn from.
+        optional: media that a row may lack, unless `data: {require: ...}` says otherwise. A row without one
+            of the others has nothing to learn from.
         **settings: laid over the section `data`.
 
     Returns:
@@ -64,11 +64,15 @@ def open_media(
     # each medium once: a stage may need one both as a latent and as a prompt
     media = list(dict.fromkeys(media))
     options = {**config.data, **settings}
+    options.pop(VALIDATION, None)
     if "media" in options:
         raise InputError(
             f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}"
         )
-    check_required(options.get("require"), [m for m in media if m not in set(optional)])
+    needed = [m for m in media if m not in set(optional)]
+    check_required(options.get("require"), needed)
+    if options.get("require") is None:
+        options["require"] = [m.value for m in needed]
     given = read_geometry(options.pop("geometry", {}))
     for modality, spec in (known or {}).items():
         asked = given.get(modality, spec)

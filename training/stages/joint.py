@@ -10,7 +10,7 @@ side of it.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class JointOptions(PairOptions):
         preview_captions: the prompts of the previews; None stands for those of the denoiser stages.
     """
 
+    BY_PAIR: ClassVar[tuple[str, ...]] = (*PairOptions.BY_PAIR, "prompts")
+
     prompts: dict[str, dict[str, float]] = field(default_factory=dict)
     prompt_noise: float = 0.3
     joint_config: dict[str, Any] | None = None
@@ -88,7 +90,7 @@ class JointStage(PairStage):
 
     def __init__(self, config: Config):
         self.config = config
-        self.options = strict(JointOptions, config.options, where="options")
+        self.options = strict(JointOptions, config.options, where="options").trainable(config)
         rule = rule_of(config)
         self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
         self.shifts = self.options.by_pair("timestep_shift", rule)
