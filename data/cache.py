@@ -2,8 +2,8 @@
 
 A cache is a folder. `cache.json` says what it holds, and of what. Each shard is `shard-00000.safetensors`,
 with one float16 tensor (N, *latent_shape) per medium, for media files one (N,) of ones and zeros per medium
-that says which samples have it, and the facts of the samples (scenes, or rows of files) as JSON in its metadata, beside `shard-00000.json` (size, sha256), which is written last: a shard without it
-is unfinished.
+that says which samples have it, and the facts of the samples (scenes, or rows of files) as JSON in its
+metadata, beside `shard-00000.json` (size, sha256), which is written last: a shard without it is unfinished.
 
 Letters: B samples of a batch, N samples of a shard.
 """

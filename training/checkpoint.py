@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment, and hold nothing but numbers.
 
 A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there
-is an average), `best.safetensors` (if the best model so far is kept), `state.json`, and `manifest.json` with the size and sha256 of the others. It is written as
-`step-N.tmp`, every file is flushed to disk, the manifest comes last, then the folder is renamed. A checkpoint
-that has no manifest, or does not agree with it, is damaged and is named.
+is an average), `best.safetensors` (if the best model so far is kept), `state.json`, and `manifest.json` with
+the size and sha256 of the others. It is written as `step-N.tmp`, every file is flushed to disk, the manifest
+comes last, then the folder is renamed. A checkpoint that has no manifest, or does not agree with it, is
+damaged and is named.
 """
 
 import hashlib

@@ -28,7 +28,7 @@ from training.folder import destination
 from training.stages import Stage, find_stage, open_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
-from training.validation import held_out
+from training.stages.rows import held_out
 
 GIB = 2**30
 

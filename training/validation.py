@@ -7,7 +7,6 @@ change by it: held-out samples have a source of their own, and every micro-batch
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,43 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codi.types import InputError
 from data.order import draw_seed
-from data.sources import Options
-from training.config import VALIDATION, Config, check_names
+from training.config import VALIDATION, Config
 from training.engine import seed_draws, to_device
 from training.log import HELD_OUT, Meter
 from training.stages import Stage
-
-SAMPLES = 256  # held-out samples that are measured, unless the section says another number
-# What the held-out data do not share with those that train: where they come from, and random changes.
-OWN = ("manifests", "shards", "world", "augment", VALIDATION)
-
-
-def held_out(data: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return the section `data` of held-out samples, and how many of them are measured.
-
-    Args:
-        data: the section of the run, with the key `validation`.
-
-    Returns:
-        The settings of the run (geometry, workers, ...) with those under `validation` laid over them, and the
-        number under `samples`.
-
-    Raises:
-        InputError: for an unknown key, or a number that is none.
-    """
-    where = f"data: {VALIDATION}"
-    own = data.get(VALIDATION)
-    if not isinstance(own, Mapping):
-        raise InputError(f"{where} is {own!r}: expected a mapping such as {{manifests: [held_out.jsonl]}}")
-    own = dict(own)
-    samples = own.pop("samples", SAMPLES)
-    check_names(own, [f.name for f in dataclasses.fields(Options) if f.name != "media"], where)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise InputError(f"{where}: samples is {samples!r}: expected a whole number, 1 or more")
-    shared = {name: value for name, value in data.items() if name not in OWN}
-    return {**shared, **own}, samples
+from training.stages.rows import held_out
 
 
 class Validation:
@@ -65,7 +33,7 @@ class Validation:
         best: the least held-out loss so far; None before the first measurement.
         best_samples: how many samples the run had seen then.
         since: how many measurements in a row have not lowered it.
-        weights: the weights of that model as it would be exported, on the CPU; empty unless `keep_best` is on.
+        weights: the weights of that model as it would be exported, on the CPU; empty without `keep_best`.
     """
 
     def __init__(self, config: Config) -> None:

@@ -35,10 +35,12 @@ from training.stages.common import export_part, load_part
 from training.stages.files import (
     check_words,
     known_geometry,
+    open_media,
     tokenizer_of,
     world_or_files,
 )
 from training.stages.latents import as_unit
+from training.stages.rows import num_rows
 
 RHYTHM = ("motion", "tempo")  # the facts that take time to show
 TEXT_TOWER = kind_of("text").tower
@@ -56,7 +58,9 @@ class AlignOptions:
             alone are rare in a batch of independent ones, and so the contrast would hardly ever be about
             motion.
         paraphrase: the weight of the contrast between two wordings of a caption. It keeps facts in the text
-            tower that a picture cannot show, and acts only while that tower trains.
+            tower that a picture cannot show, and acts only while that tower trains. On files it sees the
+            captions of rows without a picture as well (`WithSentences`), so that the tower can tell apart
+            what is said of sounds and clips, for which it is frozen later.
         rhythm: the weight of the contrast of each clip or sound with the captions of the scenes that are like
             its own but for how they move: hard negatives made by changing words (arXiv 2210.01936). Like
             `alike` it has no effect on files, which cannot be moved anew.
@@ -221,8 +225,15 @@ class AlignStage(Stage):
         source = world_or_files(
             self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike
         )
-        if self.config.data and self.text is not None and not offset:
+        if not self.config.data:
+            return source
+        if self.text is not None and not offset:
             check_words(source.source, [self.text], self.config.model)
+        if self.makes_text and num_rows(self.config.data, [Modality.TEXT]) > num_rows(
+            self.config.data, media
+        ):
+            captions = open_media(self.config, [Modality.TEXT], seed=self.config.seed + offset)
+            return WithSentences(source, captions)
         return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
@@ -308,10 +319,14 @@ class AlignStage(Stage):
                 bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
             return bridged, extras
         reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"])
-        return bridged + self.options.paraphrase * reworded, {
-            "bridged": bridged.detach(),
-            "reworded": reworded.detach(),
-        }
+        extras = {"bridged": bridged.detach(), "reworded": reworded.detach()}
+        total = bridged + self.options.paraphrase * reworded
+        if "sentences" in batch:
+            sentences, rewordings = text.embed(batch["sentences"]), text.embed(batch["rewordings"])
+            others = module(sentences, rewordings, batch["alike"])
+            total = total + self.options.paraphrase * others
+            extras["sentences"] = others.detach()
+        return total, extras
 
     def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor] | None:
         """Return media, and captions of the greatest length where their tower trains."""
@@ -448,6 +463,54 @@ class AlignStage(Stage):
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
+
+
+class WithSentences(Source):
+    """A source of media with captions, with beside them as many captions of any rows, in two wordings.
+
+    The other wording is another caption of the row. Of a row with one caption it is that caption without some
+    of its words (CLEAR, arXiv 2012.15466).
+
+    Args:
+        pairs: the media with captions, in the form of `AlignStage.pairs`.
+        captions: the captions of all rows that have some.
+    """
+
+    DROPPED = 0.2  # of the words of a caption that has no other wording
+
+    def __init__(self, pairs: Source, captions: Source):
+        self.pairs = pairs
+        self.captions = captions
+        self.infinite = pairs.infinite
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """Return the batch of media, with "sentences", "rewordings", and in "alike" (B, B) which agree."""
+        batch = self.captions.fetch(indices)
+        rewordings = []
+        for index, said, other in zip(indices, batch["text"], batch.paraphrases(), strict=True):
+            rewordings.append(shortened(said, index) if other == said else other)
+        more = {"sentences": batch["text"], "rewordings": rewordings, "alike": batch.equal_captions()}
+        return self.pairs.fetch(indices) | more
+
+    @property
+    def bad(self) -> int:  # type: ignore[override]
+        """The number of bad samples met so far, media and captions."""
+        return self.pairs.bad + self.captions.bad
+
+    def close(self) -> None:
+        """End the decoding processes of both."""
+        self.pairs.close()
+        self.captions.close()
+
+
+def shortened(sentence: str, seed: int) -> str:
+    """Return a sentence without a share of its words, drawn by a seed; at least one word stays."""
+    words = sentence.split()
+    kept = np.random.default_rng((seed, len(words))).random(len(words)) >= WithSentences.DROPPED
+    return " ".join(word for word, stays in zip(words, kept, strict=True) if stays) or sentence
 
 
 def load_text_tower(model: Path) -> TextTower:

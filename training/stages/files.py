@@ -5,6 +5,7 @@ stage says which media it needs. Geometry comes from the model as far as that kn
 in the section.
 """
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ from data.sources import open_source, read_geometry
 from data.world import SceneSource
 from training.config import VALIDATION, Config
 from training.stages.common import planning, say
+from training.stages.rows import has_rows, held_out
 
 # A vocabulary made from captions has at most so many words, from at most so many rows of each manifest.
 MAX_WORDS = 30_000
@@ -237,6 +239,30 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
                 yield from part.rows[number].captions
+
+
+def captions_of(config: Config, scenes: list[str]) -> list[str]:
+    """Return what previews are prompted with.
+
+    Args:
+        config: the run.
+        scenes: the captions where all samples are scenes of the world.
+
+    Returns:
+        On files as many captions of held-out rows, or of rows that train where none are held out, the first
+        of each row; where no row has a caption, as many blank ones, which prompt with nothing.
+    """
+    if not config.data:
+        return scenes
+    section = config.data
+    if VALIDATION in section:
+        section = held_out(section)[0]
+    if not has_rows(section, [Modality.TEXT]):
+        return [""] * len(scenes)
+    settings = {"captions": "first", "workers": 0, "augment": {}, "require": [Modality.TEXT.value]}
+    alone = dataclasses.replace(config, data=section, validate_every=0, patience=0, keep_best=False)
+    with open_media(alone, [Modality.TEXT], seed=config.seed, **settings) as source:
+        return source.fetch(list(range(min(len(scenes), len(source)))))["text"]
 
 
 def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:

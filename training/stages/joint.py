@@ -29,7 +29,7 @@ from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages.common import copy_model, export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.files import known_geometry
+from training.stages.files import captions_of, known_geometry
 from training.stages.joint_adapters import (
     JointAdapters,
     adapted,
@@ -58,7 +58,7 @@ class JointOptions(PairOptions):
         adapters: arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
             that have none yet.
         into: the folder that gets the result and a copy of all other parts; None stands for the model folder.
-        preview_captions: the prompts of the previews; None stands for those of the denoiser stages.
+        preview_captions: the prompts of the previews; None as in the denoiser stages.
     """
 
     BY_PAIR: ClassVar[tuple[str, ...]] = (*PairOptions.BY_PAIR, "prompts")
@@ -475,7 +475,7 @@ class JointStage(PairStage):
                 else:  # a side that does not learn still has to be sampled, by the one in the model folder
                     other = load_part(component_class(name), self.config.model / name, "")
                     denoisers[modality] = other.to(self.device)
-            captions = self.options.preview_captions or PREVIEW
+            captions = self.options.preview_captions or captions_of(self.config, PREVIEW)
             write_samples(
                 self.config.model,
                 denoisers,

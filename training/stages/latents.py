@@ -208,7 +208,9 @@ class Encoding:
         learned = {*self.latents} - {*self.optional}
         optional = {*self.optional, *self.tokens} - learned if words else ()
         media = [*self.latents, *self.tokens, *words]
-        return open_media(self.config, media, self.known, seed=self.config.seed, optional=optional, **settings)
+        return open_media(
+            self.config, media, self.known, seed=self.config.seed, optional=optional, **settings
+        )
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
         """Return the source of encoded samples: from the cache if that is complete, else from the files.

@@ -2,8 +2,8 @@
 
 They follow GLIDE's noised CLIP (arXiv 2112.10741). Text is the bridge here as it is between prompts. The
 token that a modality's own tower gives would not do: a picture's says nothing of motion, which a partner
-cannot tell from the statement that nothing moves. Everything else is frozen; each modality learns by itself, from
-files on the rows that have it and a caption, whatever else they lack.
+cannot tell from the statement that nothing moves. Everything else is frozen; each modality learns by itself,
+from files on the rows that have it and a caption, whatever else they lack.
 Letters: B batch, D width of the prompt space.
 """
 
@@ -32,7 +32,7 @@ from training.stages.latents import Encoding, autoencoder_of, joined, latents_of
 from training.stages.new_model import load_scheduler, spread_timesteps
 from training.stages.pairs import PairSource
 from training.stages.prompts import Prompts, expect_shares
-from training.stages.rows import has_rows
+from training.stages.rows import has_rows, with_partners
 
 PREVIEWED = 64  # samples in the preview
 
@@ -122,7 +122,7 @@ class NoisyLatentStage(Stage):
     def _prompts(self, modality: Modality) -> Prompts:
         """Return the maker of the prompts that the encoder of one modality meets."""
         options = self.options
-        shares = dict(options.prompts)
+        shares = with_partners(self.config, modality, options.prompts, "prompts")
         if not in_words(modality):
             met = (Modality.TEXT, modality)
             shares = {name: share for name, share in shares.items() if name in met}
@@ -153,7 +153,7 @@ class NoisyLatentStage(Stage):
         self.device = device
 
     def encodings(self) -> list[Encoding]:
-        """Return what is needed of media files: of each modality its latents, and tokens of what prompts it."""
+        """Return what is needed of media files: the latents of each modality, and tokens of its prompts."""
         return [self.encoding(modality) for modality in self.order]
 
     def encoding(self, modality: Modality) -> Encoding:

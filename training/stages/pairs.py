@@ -3,7 +3,6 @@
 Training sees no more than two modalities of one sample together.
 """
 
-import copy
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Set
