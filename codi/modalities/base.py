@@ -361,6 +361,10 @@ class ModalityKind(ABC):
         """
         raise InputError(f"{self.name} is not read from files: expected captions, or another medium")
 
+    def carried_in(self, source: Any) -> tuple[str, ...]:
+        """Return which of the media that files of it may hold as well (`carries`) a file really holds."""
+        return self.carries
+
     def seconds_in(self, source: Any) -> float | None:
         """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""
         return None

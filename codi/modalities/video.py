@@ -218,6 +218,12 @@ class Video(ModalityKind):
             size = math.ceil(size / cut.crop[0])
         return fitted(read_frames(source, cut.start, count, rate, cut.end, cut.backend, size), spec, cut)
 
+    def carried_in(self, source: Any) -> tuple[str, ...]:
+        """Return the sound if the file holds one, else nothing."""
+        from codi.io.sounds import has_sound
+
+        return self.carries if has_sound(source) else ()
+
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""
         from codi.io.sounds import seconds_of

@@ -1,5 +1,6 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
+`python -m data.prepare folder FOLDER --out manifest.jsonl` is for files of one's own (`data.prepare.folder`).
 Missing media are counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if
 something given cannot be used.
 """
@@ -18,7 +19,9 @@ from codi.types import InputError
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, which loads nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="data.prepare", description="Downloaded files of a public data set -> a manifest."
+        prog="data.prepare",
+        description="Downloaded files of a public data set -> a manifest.",
+        epilog="For a folder of your own files: python -m data.prepare folder --help",
     )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
@@ -44,7 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the manifest and return the exit code."""
     load_plugins_aloud()
-    options = make_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["folder"]:
+        from data.prepare import folder
+
+        return folder.main(given[1:])
+    options = make_parser().parse_args(given)
     try:
         written, missing = prepare(options)
     except InputError as error:
