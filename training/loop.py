@@ -156,6 +156,8 @@ class Trainer:
         if self.finished:
             return self._already_complete()
         config = self.config
+        if rows := self.stage.rows():
+            self._say(f"data: {rows}")
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")
         self.log = Log(
@@ -167,11 +169,9 @@ class Trainer:
             tensorboard=config.tensorboard,
         )
         try:
-            if rows := self.stage.rows():
-                self._say(rows)
-            if config.validate_every and self.main:
-                self.validation.load(self.stage, config.batch_size // self.chunks)
             self.source = self.stage.data()
+            if config.validate_every and self.main:
+                self.validation.load(self.stage, config.batch_size // self.chunks, self._say)
             interrupted = self._train(self.source)
             self._save()
         finally:
@@ -378,7 +378,7 @@ class Trainer:
                 f"stopped early at {self.samples} samples: {found.since} measurements in a row have not "
                 f"lowered the held-out loss of {found.best:.4g} at {found.best_samples}"
             )
-        if found.weights:
+        if found.weights and found.best_samples != self.samples:
             self._say(f"exporting the best model, that of {found.best_samples} samples")
 
     def _preview(self, best: bool = False) -> None:

@@ -8,7 +8,7 @@ change by it: held-out samples have a source of their own, and every micro-batch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,16 +51,20 @@ class Validation:
         """Return whether the patience of the run has come to its end."""
         return 0 < self.config.patience <= self.since
 
-    def load(self, stage: Stage, size: int) -> None:
+    def load(self, stage: Stage, size: int, say: Callable[[str], None] = lambda message: None) -> None:
         """Read the held-out samples into memory.
 
         Args:
             stage: the stage of the run, its module built.
             size: the number of samples in a batch; the last batch may be smaller.
+            say: gets a line for people that says how many rows there are.
         """
         self.data, samples = held_out(self.config.data)
         self.batches = []
-        with stage.with_data(self.data).data() as source:
+        there = stage.with_data(self.data)
+        if rows := there.rows():
+            say(f"held out: {rows}")
+        with there.data() as source:
             count = min(samples, len(source))
             for start in range(0, count, size):
                 self.batches.append(source.fetch(list(range(start, min(start + size, count)))))

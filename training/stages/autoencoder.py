@@ -145,13 +145,19 @@ class AutoencoderStage(Stage):
             offset,
         )
 
-    def samples(self, offset: int, count: int) -> dict[str, Any]:
-        """Return one batch of `count` samples, apart from the training's order for any `offset` but 0."""
-        source = self.data(offset)
-        try:
-            return source.fetch(list(range(count)))
-        finally:
-            source.close()
+    def samples(self, offset: int, count: int, once: bool = False) -> dict[str, Any]:
+        """Return one batch of samples.
+
+        Args:
+            offset: added to the seed; any but 0 gives another order than that of training.
+            count: the number of samples.
+            once: whether no sample comes twice, so that there may be fewer.
+
+        Returns:
+            The batch.
+        """
+        with self.data(offset) as source:
+            return source.fetch(list(range(min(count, len(source)) if once else count)))
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Return the size of a sample, as the model takes it."""
@@ -284,7 +290,8 @@ class ImageStage(AutoencoderStage):
         """
         shape = tuple(module.latent_shape)
         if self.pca is None:
-            self.pca = PatchPCA(to_unit(self.samples(3, num_pictures(shape))["frames"]), shape)
+            frames = self.samples(3, num_pictures(shape), once=True)["frames"]
+            self.pca = PatchPCA(to_unit(frames), shape)
         errors: dict[str, list[Tensor]] = {"psnr": [], "psnr_pca": []}
         for batch in batches:
             frames = to_unit(batch["frames"])
@@ -433,7 +440,7 @@ class MelStage(SoundStage):
         """
         shape = tuple(module.latent_shape)
         if self.pca is None:
-            sound = self.samples(3, num_pictures(shape))["sound"].to(module.device)
+            sound = self.samples(3, num_pictures(shape), once=True)["sound"].to(module.device)
             self.pca = PatchPCA(module.log_mel(sound)[:, None].cpu(), shape)
         errors: dict[str, list[Tensor]] = {"log_mel_l1": [], "log_mel_l1_pca": []}
         for batch in batches:
@@ -653,11 +660,11 @@ class TextStage(AutoencoderStage):
     @torch.no_grad()
     def round_trip(module: TextAutoencoder, captions: list[str]) -> list[str]:
         """Return what the autoencoder makes of sentences."""
-        latent = module.posterior(captions)[0]
-        # statistics are set at export alone, and `decode` needs some
+        # statistics are set at export alone, and `decode` needs some: with these it changes no latent
         own = {name: x.clone() for name, x in module.scaling.state_dict().items()}
-        module.scaling.measure(latent)
-        restored = module.decode(module.scaling.normalise(latent))
+        module.scaling.mean.zero_()
+        module.scaling.std.fill_(1.0)
+        restored = module.decode(module.posterior(captions)[0])
         module.scaling.load_state_dict(own)
         return restored
 

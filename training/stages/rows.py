@@ -131,7 +131,7 @@ def rows_in_words(data: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     lacking = [name for name, count in counts.items() if not count]
     none = f"; none has {', '.join(lacking)}" if lacking else ""
-    return f"data: {len(masks):,} rows: {listed}{none}"
+    return f"{len(masks):,} rows: {listed}{none}"
 
 
 def _masks(data: Mapping[str, Any]) -> np.ndarray:
