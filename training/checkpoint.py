@@ -181,12 +181,26 @@ def _fault_of_state(path: Path, state: dict[str, Any]) -> str | None:
             return f"{_STATE} has {name} {value!r:.60}"
     if state["step"] != _number(path):
         return f"{_STATE} is that of step {state['step']}"
+    if not _is_measurement(state.get("validation")):
+        return f"{_STATE} has a validation that is none"
     config, scaler = state["config"], state["scaler"] or {}
     if not isinstance(config.get("options"), dict) or not isinstance(config.get("model"), str):
         return f"{_STATE} has a config without model and options"
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in scaler.values()):
         return f"{_STATE} has a scaler that holds more than numbers"
     return None
+
+
+def _is_measurement(value: Any) -> bool:
+    """Return whether a value is what a run keeps of its held-out losses; older checkpoints have None."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not {"best", "best_samples", "since"} <= value.keys():
+        return False
+    best = value["best"]
+    counts = [value["best_samples"], value["since"]]
+    number = isinstance(best, (int, float)) and not isinstance(best, bool) and math.isfinite(best)
+    return (best is None or number) and all(type(count) is int and count >= 0 for count in counts)
 
 
 def read(path: Path) -> Snapshot:

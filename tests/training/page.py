@@ -30,8 +30,8 @@ SMALL = {
     "denoise_text": ("batch_size=4",),  # prompted as a user's run is, by captions of the data
     "denoise": ("options.preview_captions=[a red ball]", "batch_size=4"),
     "noisy": ("batch_size=4",),
-    "temporal": ("batch_size=4",),
-    "joint": ("batch_size=4",),
+    "temporal": ("options.preview_captions=[a red ball]", "batch_size=4"),
+    "joint": ("options.preview_captions=[a red ball]", "batch_size=4"),
 }
 
 

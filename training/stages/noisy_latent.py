@@ -34,7 +34,7 @@ from training.stages.pairs import PairSource
 from training.stages.prompts import Prompts, expect_shares
 from training.stages.rows import has_rows, with_partners
 
-PREVIEWED = 64  # samples in the preview
+PREVIEWED = 64  # samples in the preview, or as many files as there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +255,10 @@ class NoisyLatentStage(Stage):
         total = self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
+        with self.data() as source:
+            # files are decoded and encoded for it, each once
+            count = min(PREVIEWED, len(source)) if self.config.data else PREVIEWED
+            batch = to_device(source.fetch(list(range(count))), self.device)
         curves = {}
         for modality, samples, token in self.learned(batch):
             x_0 = self.latents(modality, samples)
