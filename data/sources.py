@@ -11,16 +11,15 @@ An example:
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from codi.io.frames import BACKENDS
 from codi.modalities import kind_of
+from codi.rows import bits_of
 from codi.types import InputError, Modality, ModalitySpec
 from data.media import Augment, MediaSource, Rows
 from data.mixture import Mixture
@@ -192,23 +191,25 @@ def _mix(
     return Mixture(parts, seed=seed, decoder=decoder)
 
 
-def media_of_rows(options: Mapping[str, Any]) -> np.ndarray:
-    """Return which media each row of the manifests and shards has.
+def count_rows(options: Mapping[str, Any], media: Iterable[Modality] = ()) -> int:
+    """Return how many rows of the manifests and shards have some media.
 
     Args:
         options: the fields of `Options`; `media` may be missing.
+        media: what a row must have, all of it; nothing counts all rows.
 
     Returns:
-        (N,) uint16, bit masks (`codi.rows.bits_of`), the rows of all manifests and shards one after another.
+        The number of rows. The sound of every clip counts: whether a clip has one shows only when it is
+        opened, unless its row says that it is silent.
 
     Raises:
         InputError: for whatever is wrong with the options, or with what they name.
     """
-    chosen = _read(Options, {"media": [], **options}, "data")
-    found = [np.empty(0, dtype=np.uint16)]
-    for rows, _ in _tables(chosen):
-        found.append(rows.has)
-    return np.concatenate(found)
+    needed = bits_of(media)
+    count = 0
+    for rows, _ in _tables(_read(Options, {"media": [], **options}, "data")):
+        count += int(((rows.has & needed) == needed).sum())
+    return count
 
 
 def _tables(chosen: Options) -> list[tuple[Rows, float]]:

@@ -12,7 +12,7 @@ from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.types import InputError, Modality
 from data.batch import Batch
 from data.cache import CachedSource, build_cache
-from data.sources import media_of_rows, open_source
+from data.sources import count_rows, open_source
 from training.stages.align import WithSentences, shortened
 from training.stages.common import export_part
 from training.stages.linear import PatchPCA, num_pictures, psnr
@@ -53,10 +53,10 @@ def test_rows_are_counted_by_their_media(data):
 
 def test_a_manifest_that_was_written_again_is_read_again(data):
     path = data["manifests"][0]
-    assert len(media_of_rows(data)) == 5
+    assert count_rows(data) == 5
     with open(path, "a") as stream:
         stream.write('{"caption": "one more"}\n')
-    assert len(media_of_rows(data)) == 6
+    assert count_rows(data) == 6
 
 
 def test_held_out_samples_share_all_settings_but_their_own(data):
@@ -209,4 +209,4 @@ def test_a_row_that_says_something_else_of_its_sound_is_an_error(data, tmp_path)
     path = tmp_path / "bad.jsonl"
     path.write_text('{"video": "a.mp4", "silent": "yes"}\n')
     with pytest.raises(InputError, match="row 1: silent is 'yes': expected true"):
-        media_of_rows({"manifests": [str(path)], "check_files": False})
+        count_rows({"manifests": [str(path)], "check_files": False})

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from codi.modalities import in_words
-from codi.rows import bits_of
 from codi.types import InputError, Modality
-from data.sources import Options, media_of_rows
+from data.sources import Options, count_rows
 from data.world import PAIRS
 from training.config import VALIDATION, Config, check_names
 from training.stages.common import planning, say
@@ -50,22 +47,9 @@ def held_out(data: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     return {**shared, **own}, samples
 
 
-def num_rows(data: Mapping[str, Any], media: Iterable[Modality]) -> int:
-    """Return how many rows have some media.
-
-    Args:
-        data: the section `data` of a configuration.
-        media: what a row must have, all of it.
-
-    Returns:
-        The number of rows of all manifests and shards. The sound of every clip counts: whether a clip has
-        one shows only when it is opened, unless its row says that it has none.
-
-    Raises:
-        InputError: for a manifest or shard that cannot be read.
-    """
-    needed = bits_of(media)
-    return int(((_masks(data) & needed) == needed).sum())
+def num_rows(data: Mapping[str, Any], media: Iterable[Modality] = ()) -> int:
+    """Return how many rows of files the section `data` of a configuration has, of those with some media."""
+    return count_rows({name: value for name, value in data.items() if name != VALIDATION}, media)
 
 
 def has_rows(data: Mapping[str, Any], media: Iterable[Modality]) -> bool:
@@ -120,20 +104,14 @@ def rows_in_words(data: Mapping[str, Any]) -> str:
     Returns:
         The line; "" where all samples are scenes of the world.
     """
-    masks = _masks(data) if data else np.empty(0, dtype=np.uint16)
-    if not len(masks):
+    total = num_rows(data) if data else 0
+    if not total:
         return ""
     counts: dict[str, int] = {}
     for size in (1, 2):
         for media in combinations(Modality, size):
-            needed = bits_of(media)
-            counts["+".join(media)] = int(((masks & needed) == needed).sum())
+            counts["+".join(media)] = num_rows(data, media)
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     lacking = [name for name, count in counts.items() if not count]
     none = f"; none has {', '.join(lacking)}" if lacking else ""
-    return f"{len(masks):,} rows: {listed}{none}"
-
-
-def _masks(data: Mapping[str, Any]) -> np.ndarray:
-    """Return the bit masks of the media of all rows."""
-    return media_of_rows({name: value for name, value in data.items() if name != VALIDATION})
+    return f"{total:,} rows: {listed}{none}"
