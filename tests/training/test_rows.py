@@ -15,9 +15,9 @@ from data.cache import CachedSource, build_cache
 from data.sources import count_rows, open_source
 from training.stages.align import WithSentences, shortened
 from training.stages.common import export_part
-from training.stages.linear import PatchPCA, num_pictures, psnr
 from training.stages.noisy_latent import with_others
 from training.stages.partner_estimates import PartnerEstimates
+from training.stages.reconstruction import PatchPCA, num_pictures, psnr
 from training.stages.rows import has_rows, held_out, num_rows, rows_in_words, with_partners
 
 TEXT, IMAGE, AUDIO, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO, Modality.VIDEO

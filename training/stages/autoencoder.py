@@ -29,7 +29,7 @@ from training.stages import Source, Stage
 from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import check_words, tokenizer_of, world_or_files
-from training.stages.linear import PatchPCA, num_pictures, psnr
+from training.stages.reconstruction import Scorer, round_trip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +115,11 @@ class AutoencoderStage(Stage):
     entry: str
     shape: Mapping[str, Any]
     options_class: type = AutoencoderOptions
-    pca: PatchPCA | None = None  # fitted when it is first asked for
 
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(self.options_class, config.options, where="options")
+        self.scorer = Scorer(lambda count: self.samples(3, count, once=True)[self.entry])
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
@@ -276,29 +276,9 @@ class ImageStage(AutoencoderStage):
         """Return the unnormalised latents of a batch."""
         return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
 
-    @torch.no_grad()
     def scores(self, module: ImageAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
-        """Return the PSNR in dB, and that of a linear autoencoder with as many numbers.
-
-        Args:
-            module: the autoencoder.
-            batches: batches of held-out pictures.
-
-        Returns:
-            "psnr" and "psnr_pca", each of the mean squared error over all pixels. The linear one is fitted
-            on pictures that train (`PatchPCA`).
-        """
-        shape = tuple(module.latent_shape)
-        if self.pca is None:
-            frames = self.samples(3, num_pictures(shape), once=True)["frames"]
-            self.pca = PatchPCA(to_unit(frames), shape)
-        errors: dict[str, list[Tensor]] = {"psnr": [], "psnr_pca": []}
-        for batch in batches:
-            frames = to_unit(batch["frames"])
-            restored = module.reconstruct(module.posterior(frames.to(module.device)).mode()).cpu()
-            errors["psnr"].append((restored - frames).square().flatten())
-            errors["psnr_pca"].append((self.pca.reconstruct(frames) - frames).square().flatten())
-        return {name: psnr(torch.cat(found)) for name, found in errors.items()}
+        """Return the PSNR in dB, and that of a linear autoencoder with as many numbers."""
+        return self.scorer.pictures(module, [batch["frames"] for batch in batches])
 
     @torch.no_grad()
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
@@ -427,29 +407,9 @@ class MelStage(SoundStage):
             level[toned, None] * sound[toned] + random_notes(len(toned), sound.shape[1], rate, generator),
         )
 
-    @torch.no_grad()
     def scores(self, module: AudioAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
-        """Return the L1 of log-mels in nats, and that of a linear autoencoder with as many numbers.
-
-        Args:
-            module: the autoencoder.
-            batches: batches of held-out sounds.
-
-        Returns:
-            "log_mel_l1" and "log_mel_l1_pca". The linear one is fitted on sounds that train (`PatchPCA`).
-        """
-        shape = tuple(module.latent_shape)
-        if self.pca is None:
-            sound = self.samples(3, num_pictures(shape), once=True)["sound"].to(module.device)
-            self.pca = PatchPCA(module.log_mel(sound)[:, None].cpu(), shape)
-        errors: dict[str, list[Tensor]] = {"log_mel_l1": [], "log_mel_l1_pca": []}
-        for batch in batches:
-            mel = module.log_mel(batch["sound"].to(module.device))
-            restored = module.reconstruct(module.posterior(mel).mode())
-            linear = self.pca.reconstruct(mel[:, None].cpu())[:, 0]
-            errors["log_mel_l1"].append((restored - mel).abs().flatten().cpu())
-            errors["log_mel_l1_pca"].append((linear - mel.cpu()).abs().flatten())
-        return {name: float(torch.cat(found).mean()) for name, found in errors.items()}
+        """Return the L1 of log-mels in nats, and that of a linear autoencoder with as many numbers."""
+        return self.scorer.sounds(module, [batch["sound"] for batch in batches])
 
     @torch.no_grad()
     def measure(self, module: AudioAutoencoder) -> None:
@@ -552,14 +512,9 @@ class VocoderStage(SoundStage):
         losses = torch.stack(by_size).mean(0)
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
 
-    @torch.no_grad()
     def scores(self, module: AudioAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
         """Return the L1 between the log-mels of held-out sounds and of what the vocoder makes of them."""
-        errors = []
-        for batch in batches:
-            mel = module.log_mel(batch["sound"].to(module.device))
-            errors.append((module.log_mel(module.vocode(mel)) - mel).abs().flatten())
-        return {"log_mel_l1": float(torch.cat(errors).mean())}
+        return self.scorer.vocoded(module, [batch["sound"] for batch in batches])
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
         """Return cuts of spectrograms, (B, cut, M)."""
@@ -656,38 +611,13 @@ class TextStage(AutoencoderStage):
         """Return the unnormalised latents of a batch."""
         return module.posterior(batch["captions"])[0]
 
-    @staticmethod
-    @torch.no_grad()
-    def round_trip(module: TextAutoencoder, captions: list[str]) -> list[str]:
-        """Return what the autoencoder makes of sentences."""
-        # statistics are set at export alone, and `decode` needs some: with these it changes no latent
-        own = {name: x.clone() for name, x in module.scaling.state_dict().items()}
-        module.scaling.mean.zero_()
-        module.scaling.std.fill_(1.0)
-        restored = module.decode(module.posterior(captions)[0])
-        module.scaling.load_state_dict(own)
-        return restored
-
     def scores(self, module: TextAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
-        """Return the share of held-out sentences that come back word for word, as "exact".
-
-        A sentence with a word that the autoencoder does not know, or with more words than it writes, counts
-        as not restored.
-        """
-        captions = [said for batch in batches for said in batch["captions"]]
-        tokenizer = module.decoder_tokenizer
-        # as the tokenizer writes them, in which words that it does not know stay marked
-        ids = tokenizer(captions, add_special_tokens=False).input_ids
-        wanted = [tokenizer.decode(row, skip_special_tokens=False).strip() for row in ids]
-        restored: list[str] = []
-        for batch in batches:
-            restored += self.round_trip(module, batch["captions"])
-        hits = [one == other for one, other in zip(restored, wanted, strict=True)]
-        return {"exact": sum(hits) / len(hits)}
+        """Return the share of held-out sentences that come back word for word."""
+        return self.scorer.sentences(module, [batch["captions"] for batch in batches])
 
     def preview(self, module: TextAutoencoder, folder: Path) -> None:
         """Write sentences, each with what the autoencoder makes of it."""
         captions = self.samples(2, 16)["captions"]
-        restored = self.round_trip(module, captions)
+        restored = round_trip(module, captions)
         lines = [f"{before}\n    {after}" for before, after in zip(captions, restored)]
         (folder / "sentences.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
