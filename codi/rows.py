@@ -32,7 +32,19 @@ def bits_of(media: Iterable[Modality]) -> int:
 def row_keys() -> tuple[str, ...]:
     """Return the keys that a row of a manifest may have."""
     media = [modality.value for modality in in_files()]
-    return ("id", *media, "caption", "captions", "parts", "sha256", "start", "end", "weight", "info")
+    return (
+        "id",
+        *media,
+        "caption",
+        "captions",
+        "parts",
+        "sha256",
+        "start",
+        "end",
+        "silent",
+        "weight",
+        "info",
+    )
 
 
 def modality_of_suffix() -> dict[str, Modality]:
@@ -72,6 +84,7 @@ class Row:
         start: the second of the recording or clip where the sample begins; None for the beginning of the
             file.
         end: the second where it ends; None for the end of the file.
+        silent: whether the clip is known to have no sound, so that the row counts as without one.
         weight: how often the row comes, relative to the others of its manifest.
         info: further facts for people, such as origin and licence, which no program reads.
     """
@@ -82,6 +95,7 @@ class Row:
     parts: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
+    silent: bool = False
     weight: float = 1.0
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,23 +103,25 @@ class Row:
     def has(self) -> int:
         """The bit mask (`bits_of`) of the media that the row may give.
 
-        It counts the sound of every clip; whether a clip has sound shows only when it is opened.
+        It counts the sound of every clip that is not `silent`; whether a clip has sound shows only when it is
+        opened.
         """
-        return media_bits(self.media, bool(self.captions))
+        return media_bits(self.media, bool(self.captions), self.silent)
 
 
-def media_bits(files: Iterable[Modality], text: bool) -> int:
+def media_bits(files: Iterable[Modality], text: bool, silent: bool = False) -> int:
     """Return the bit mask of the media that a row can give.
 
     Args:
         files: the modalities of which the row has files; a clip counts as a sound, too.
         text: whether the row has captions.
+        silent: whether its clip is known to have no sound.
 
     Returns:
         A sum of `BITS`.
     """
     found = set(files)
-    for modality in list(found):
+    for modality in () if silent else list(found):
         found |= set(map(Modality, kind_of(modality).carries))
     if text:
         found |= {kind.modality for kind in kinds() if kind.in_words}
@@ -178,6 +194,9 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
     if digests:
         raise InputError(f"{where}: sha256 of {', '.join(digests)}, which the row does not have")
     start, end = read_window(values, where)
+    silent = values.get("silent", False)
+    if not isinstance(silent, bool):
+        raise InputError(f"{where}: silent is {silent!r}: expected true for a clip without sound, or false")
     row = Row(
         id=_text(values, "id", where) if "id" in values else where,
         media=media,
@@ -185,6 +204,7 @@ def parse_row(values: Any, folder: Path, where: str) -> Row:
         parts=read_parts(values, where),
         start=start,
         end=end,
+        silent=silent,
         weight=read_number(values, "weight", where) if "weight" in values else 1.0,
         info=values.get("info", {}),
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from codi.modalities import Content
-from codi.types import InputError, Modality
+from codi.types import Modality
 from codi.world import Scene, caption
 from data.captions import parts_of
 
@@ -99,18 +99,9 @@ class Batch(Mapping[str, Any]):
         Returns:
             Plain JSON for each sample: its scene, or the id and the captions of its row, with the content of
             its padded media.
-
-        Raises:
-            InputError: if a row lacks a medium, since a cache holds every medium of every sample.
         """
         if self.scenes is not None:
             return [dataclasses.asdict(scene) for scene in self.scenes]
-        for name, mask in self.named.items():
-            if name.endswith("_mask") and not mask.all():
-                raise InputError(
-                    f"some rows lack {name.removesuffix('_mask')}: a latent cache needs every medium; "
-                    "require it"
-                )
         assert self.rows is not None, "a batch is of scenes or of rows"
         facts = [{key: value for key, value in row.items() if key != "said"} for row in self.rows]
         for name, content in self.named.items():

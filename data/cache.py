@@ -1,9 +1,9 @@
 """Latents encoded once, into safetensors shards: resumable, checked, read through memory maps.
 
 A cache is a folder. `cache.json` says what it holds, and of what. Each shard is `shard-00000.safetensors`,
-with one float16 tensor (N, *latent_shape) per medium and the facts of the samples (scenes, or rows of files)
-as JSON in its metadata, beside `shard-00000.json` (size, sha256), which is written last: a shard without it
-is unfinished.
+with one float16 tensor (N, *latent_shape) per medium, for media files one (N,) of ones and zeros per medium
+that says which samples have it, and the facts of the samples (scenes, or rows of files) as JSON in its
+metadata, beside `shard-00000.json` (size, sha256), which is written last: a shard without it is unfinished.
 
 Letters: B samples of a batch, N samples of a shard.
 """
@@ -31,6 +31,7 @@ from data.order import rows_of
 from data.source import Source
 from data.world import random_caption
 
+MASK = "_mask"  # what the names of tensors end in that say which samples have a medium
 Encode = Callable[[dict[str, Any]], dict[str, Tensor]]
 
 
@@ -81,7 +82,9 @@ def _encode_range(
     scenes: list[Any] = []
     for low in range(start, stop, batch_size):
         batch = source.fetch(list(range(low, min(stop, low + batch_size))))
-        parts.append({name: latent.half().cpu() for name, latent in encode(batch).items()})
+        masks = {name: mask for name, mask in batch.items() if name.endswith(MASK)}
+        found = {**encode(batch), **masks}
+        parts.append({name: latent.half().cpu() for name, latent in found.items()})
         scenes += batch.facts()
     latents = {}
     for name in parts[0]:
@@ -123,7 +126,8 @@ class CachedSource(Source):
     """An endless source of latents: every pass over the cache has its own order and its own captions.
 
     `fetch` gives "index", "scenes" (for media files "rows" and "ids", as `data.media.MediaSource` does), a
-    float32 tensor (B, *latent_shape) per name, and "text" where captions are asked for.
+    float32 tensor (B, *latent_shape) per name, for media files which samples have each medium ("audio_mask"),
+    and "text" where captions are asked for.
 
     Args:
         folder: the cache; every shard is compared with its sha256 first.
@@ -165,6 +169,8 @@ class CachedSource(Source):
                     "missing"
                 )
         self.shards = [self._open(path) for path in paths]
+        # shards of older versions have no masks: all their samples have every medium
+        self._columns = [name for name in self.shards[0][0] if all(name in held for held, _ in self.shards)]
 
     def __len__(self) -> int:
         return self.count
@@ -178,9 +184,9 @@ class CachedSource(Source):
             facts.append(facts_of_shard[row])
         known = self._words(facts, indices)
         latents = {}
-        for name in self.names:
-            rows = [self.shards[shard][0][name][row] for shard, row in places]
-            latents[name] = torch.stack(rows).float()
+        for name in self._columns:
+            rows = torch.stack([self.shards[shard][0][name][row] for shard, row in places])
+            latents[name] = rows.bool() if name.endswith(MASK) else rows.float()
         return dataclasses.replace(known.with_named(**latents), index=list(indices))
 
     def _words(self, facts: list[dict[str, Any]], indices: list[int]) -> Batch:
@@ -207,7 +213,8 @@ class CachedSource(Source):
                     f"latent cache {path.parent} holds {', '.join(shard.keys())}: no "
                     f"{', '.join(sorted(missing))} in it"
                 )
-            tensors = {name: shard.get_tensor(name) for name in self.names}
+            masks = [name for name in shard.keys() if name.endswith(MASK)]
+            tensors = {name: shard.get_tensor(name) for name in (*self.names, *masks)}
             return tensors, json.loads(shard.metadata()["scenes"])
 
 

@@ -4,6 +4,7 @@ A row is an object with some of the keys of `codi.rows.row_keys`:
 
     {"id": "a7", "image": "pictures/a7.jpg", "caption": "a red ball", "sha256": {"image": "..."}}
     {"video": "clips/b.mp4", "captions": ["a dog barks", "barking"], "start": 12.5, "end": 14.5, "weight": 2}
+    {"video": "clips/c.webm", "silent": true}
 
 Paths are relative to the manifest. Everything is checked when the manifest is opened; whatever is wrong is
 one `InputError` that names the manifest and the row (counted from 1). Only the places of the rows stay in

@@ -11,14 +11,16 @@ An example:
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from codi.io.fit import BLACK, FITS, Fit
 from codi.io.frames import BACKENDS
 from codi.modalities import kind_of, kinds
+from codi.rows import bits_of
 from codi.types import InputError, Modality, ModalitySpec
 from data.captions import read_captions
 from data.media import PADDINGS, Augment, Fitting, MediaSource, Rows
@@ -203,16 +205,9 @@ def _mix(
     decoder: Decoder,
 ) -> MediaSource | Mixture:
     """Return the manifests, shards and the world as one mixture; a single source of files stays alone."""
-    from data.manifest import Manifest
-    from data.shards import Shards
-
     parts: list[tuple[Any, float]] = []
-    for item in chosen.manifests:
-        path, weight, fit = _entry(item, "manifests")
-        parts.append((source(Manifest(path, chosen.check_files), len(parts), fit), weight))
-    for item in chosen.shards:
-        path, weight, fit = _entry(item, "shards")
-        parts.append((source(Shards(path), len(parts), fit), weight))
+    for rows, weight, fit in _tables(chosen):
+        parts.append((source(rows, len(parts), fit), weight))
     if chosen.world is not None:
         parts.append(_world(dict(chosen.world), media, seed + len(parts)))
     if len(parts) > 1:
@@ -222,6 +217,67 @@ def _mix(
         only.owns_decoder = True
         return only
     return Mixture(parts, seed=seed, decoder=decoder)
+
+
+def count_rows(options: Mapping[str, Any], media: Iterable[Modality] = ()) -> int:
+    """Return how many rows of the manifests and shards have some media.
+
+    Args:
+        options: the fields of `Options`; `media` may be missing.
+        media: what a row must have, all of it; nothing counts all rows.
+
+    Returns:
+        The number of rows. The sound of every clip counts: whether a clip has one shows only when it is
+        opened, unless its row says that it is silent.
+
+    Raises:
+        InputError: for whatever is wrong with the options, or with what they name.
+    """
+    needed = bits_of(media)
+    count = 0
+    for rows, _, _ in _tables(_read(Options, {"media": [], **options}, "data")):
+        count += int(((rows.has & needed) == needed).sum())
+    return count
+
+
+def _tables(chosen: Options) -> list[tuple[Rows, float, Any]]:
+    """Return the manifests and shards that the options name, each with its weight and its own fit or None."""
+    from data.manifest import Manifest
+    from data.shards import Shards, find_shards
+
+    tables: list[tuple[Rows, float, Any]] = []
+    for item in chosen.manifests:
+        path, weight, fit = _entry(item, "manifests")
+        tables.append((_open(Manifest, path, _stamps([Path(path)]), chosen.check_files), weight, fit))
+    for item in chosen.shards:
+        path, weight, fit = _entry(item, "shards")
+        tables.append((_open(Shards, path, _stamps(find_shards(path))), weight, fit))
+    return tables
+
+
+@lru_cache(maxsize=16)
+def _open(cls: type, path: str, stamps: tuple, *more: Any) -> Rows:
+    """Return a table of rows; the same one again for a stage that opens it once for every pair.
+
+    Args:
+        cls: `Manifest` or `Shards`, which never change once they are open.
+        path: what names it.
+        stamps: size and time of change of its files: a table that was written again is read again.
+        *more: further arguments of the class.
+
+    Returns:
+        The table.
+    """
+    return cls(path, *more)
+
+
+def _stamps(paths: list[Path]) -> tuple:
+    """Return the place, the size and the time of change of files; those that are missing have none."""
+    found = []
+    for path in paths:
+        stat = path.stat() if path.is_file() else None
+        found.append((str(path.resolve()), stat and (stat.st_size, stat.st_mtime_ns)))
+    return tuple(found)
 
 
 def _world(values: dict[str, Any], media: list[Modality], seed: int) -> tuple[Any, float]:

@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment, and hold nothing but numbers.
 
 A checkpoint is a folder `step-N`: `weights.safetensors`, `optimizer.safetensors`, `ema.safetensors` (if there
-is an average), `state.json`, and `manifest.json` with the size and sha256 of the others. It is written as
-`step-N.tmp`, every file is flushed to disk, the manifest comes last, then the folder is renamed. A checkpoint
-that has no manifest, or does not agree with it, is damaged and is named.
+is an average), `best.safetensors` (if the best model so far is kept), `state.json`, and `manifest.json` with
+the size and sha256 of the others. It is written as `step-N.tmp`, every file is flushed to disk, the manifest
+comes last, then the folder is renamed. A checkpoint that has no manifest, or does not agree with it, is
+damaged and is named.
 """
 
 import hashlib
@@ -25,7 +26,8 @@ from codi.tensor_files import read_header, read_json
 from codi.types import InputError
 
 _NAME = re.compile(r"step-\d+")
-_MANIFEST, _STATE, _AVERAGE = "manifest.json", "state.json", "ema.safetensors"
+_MANIFEST, _STATE = "manifest.json", "state.json"
+_OPTIONAL = ("ema", "best")
 _NEEDED = {"weights.safetensors", "optimizer.safetensors", _STATE}
 _TYPES: dict[str, tuple[type, ...]] = {  # what a run takes from its state
     "step": (int,),
@@ -47,6 +49,7 @@ class Snapshot:
         optimizer: the optimizer's state as {"parameter/slot": tensor}.
         state: everything else, plain JSON; what a run takes from it is in `_TYPES`.
         ema: the averaged weights by name; empty where none are kept.
+        best: the weights of the least held-out loss so far, by name; empty where they are not kept.
     """
 
     step: int
@@ -54,6 +57,7 @@ class Snapshot:
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
     ema: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write(folder: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
@@ -133,8 +137,9 @@ def inspect(path: Path) -> str | None:
         files = read_json(path / _MANIFEST).get("files")
         if not isinstance(files, dict) or not _NEEDED <= set(files):
             return f"{_MANIFEST} does not list {', '.join(sorted(_NEEDED))}"
-        if (path / _AVERAGE).exists() and _AVERAGE not in files:
-            return f"{_AVERAGE} is there, and {_MANIFEST} does not list it"
+        for name in (f"{part}.safetensors" for part in _OPTIONAL):
+            if (path / name).exists() and name not in files:
+                return f"{name} is there, and {_MANIFEST} does not list it"
         for name, entry in files.items():
             if fault := _fault_of_file(path, name, entry):
                 return fault
@@ -176,6 +181,8 @@ def _fault_of_state(path: Path, state: dict[str, Any]) -> str | None:
             return f"{_STATE} has {name} {value!r:.60}"
     if state["step"] != _number(path):
         return f"{_STATE} is that of step {state['step']}"
+    if not _is_measurement(state.get("validation")):
+        return f"{_STATE} has a validation that is none"
     config, scaler = state["config"], state["scaler"] or {}
     if not isinstance(config.get("options"), dict) or not isinstance(config.get("model"), str):
         return f"{_STATE} has a config without model and options"
@@ -184,16 +191,31 @@ def _fault_of_state(path: Path, state: dict[str, Any]) -> str | None:
     return None
 
 
+def _is_measurement(value: Any) -> bool:
+    """Return whether a value is what a run keeps of its held-out losses; older checkpoints have None."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not {"best", "best_samples", "since"} <= value.keys():
+        return False
+    best = value["best"]
+    counts = [value["best_samples"], value["since"]]
+    number = isinstance(best, (int, float)) and not isinstance(best, bool) and math.isfinite(best)
+    return (best is None or number) and all(type(count) is int and count >= 0 for count in counts)
+
+
 def read(path: Path) -> Snapshot:
     """Return the snapshot in a complete checkpoint, on the CPU."""
     state = read_json(path / _STATE)
-    average = path / _AVERAGE
+    more = {}
+    for name in _OPTIONAL:
+        file = path / f"{name}.safetensors"
+        more[name] = load_file(file) if file.exists() else {}
     return Snapshot(
         step=state["step"],
         weights=load_file(path / "weights.safetensors"),
         optimizer=load_file(path / "optimizer.safetensors"),
-        ema=load_file(average) if average.exists() else {},
         state=state,
+        **more,
     )
 
 
@@ -215,9 +237,10 @@ def prune(folder: Path, keep: int) -> None:
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
     """Write the files of a checkpoint and flush them to disk, the manifest last."""
-    parts = {"weights": snapshot.weights, "optimizer": snapshot.optimizer, "ema": snapshot.ema}
+    parts = {"weights": snapshot.weights, "optimizer": snapshot.optimizer}
+    parts |= {name: getattr(snapshot, name) for name in _OPTIONAL}
     for name, tensors in parts.items():
-        if tensors or name != "ema":
+        if tensors or name not in _OPTIONAL:
             save_file(_separate(tensors), folder / f"{name}.safetensors")
     (folder / "state.json").write_text(
         json.dumps({**snapshot.state, "step": snapshot.step}, indent=1), encoding="utf-8"

@@ -23,6 +23,8 @@ from codi.types import InputError
 
 T = TypeVar("T")
 
+VALIDATION = "validation"  # the key of held-out samples in the section `data`
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -50,6 +52,11 @@ class Config:
         checkpoint_every: samples between checkpoints, 0 for never.
         preview_every: samples between previews, 0 for never.
         log_every: samples between lines of the log, 0 for never.
+        validate_every: samples between measurements on the held-out data that `data: {validation: ...}`
+            names, 0 for never; where it is on, one comes at the end of the run as well.
+        patience: how many measurements in a row may fail to lower the held-out loss before the run stops
+            early, 0 for any number.
+        keep_best: whether the model of the least held-out loss is exported in place of the last one.
         max_minutes: wall-clock budget over all resumes together, None for none; the schedule of the rate does
             not look at it.
         device: auto takes GPUs if there are any; with cuda the run does not start without one; cpu takes
@@ -84,6 +91,9 @@ class Config:
     checkpoint_every: int = 0
     preview_every: int = 0
     log_every: int = 0
+    validate_every: int = 0
+    patience: int = 0
+    keep_best: bool = False
     max_minutes: float | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = None
@@ -97,8 +107,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "accumulate", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        intervals = ("checkpoint_every", "preview_every", "log_every")
-        for name in ("seed", "weight_decay", "warmup", "clip_grad_norm", *intervals):
+        intervals = ("checkpoint_every", "preview_every", "log_every", "validate_every")
+        for name in ("seed", "weight_decay", "warmup", "clip_grad_norm", "patience", *intervals):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
         final = self.final_lr_fraction
@@ -107,6 +117,12 @@ class Config:
         for name in ("max_minutes", "num_threads"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than 0, or null")
+        for name in ("patience", "keep_best"):
+            idle = self.validate_every == 0 and getattr(self, name)
+            _require(not idle, name, getattr(self, name), "off where validate_every is 0")
+        held_out = not self.validate_every or bool(self.data.get(VALIDATION))
+        expected = "0, or held-out samples in `data: {validation: {manifests: [...]}}`"
+        _require(held_out, "validate_every", self.validate_every, expected)
         whole = self.batch_size % self.accumulate == 0
         _require(whole, "batch_size", self.batch_size, f"a multiple of accumulate ({self.accumulate})")
 

@@ -323,5 +323,20 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def seed_draws(generator: torch.Generator, own: int, shared: int) -> None:
+    """Seed everything that a loss draws from.
+
+    Args:
+        generator: the generator that the loss is given; it lives on the device.
+        own: its seed.
+        shared: the seed of torch's global generators, from which dropout draws.
+    """
+    generator.manual_seed(own)
+    # not torch.manual_seed: it keeps a traceback of every call for as long as CUDA is not initialised
+    torch.default_generator.manual_seed(shared)
+    if generator.device.type == "cuda":
+        torch.cuda.manual_seed(shared)
+
+
 def _fits(slots: dict[str, Tensor], parameter: Tensor) -> bool:
     return all(value.shape in (parameter.shape, torch.Size([])) for value in slots.values())

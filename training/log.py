@@ -21,6 +21,7 @@ from tqdm import tqdm
 from codi.types import InputError
 
 NUM_BINS = 10
+HELD_OUT = "validation/"  # what the names of numbers on held-out samples begin with
 # tqdm would turn a rate below 1 into seconds per sample; this keeps samples per second
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
@@ -146,18 +147,32 @@ class Log:
         if not self.main:
             return
         line = {"samples": samples, **values, "samples_per_s": round(speed, 2), "memory_mb": memory_peak()}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
-        if self.events is not None:
-            for name, value in numbers(line):
-                self.events.add_scalar(name, value, samples)
-            self.events.flush()
+        self._append(line)
         self.bar.set_postfix_str(f"loss {values['loss']:.4g}" if "loss" in values else "", refresh=False)
+
+    def note(self, samples: int, values: dict[str, Any]) -> None:
+        """Write a line of its own for numbers that are not of the training samples, such as held-out ones.
+
+        Args:
+            samples: how many samples the run has seen.
+            values: numbers by name; a number that is not finite is written as null.
+        """
+        if self.main:
+            self._append({"samples": samples, **values})
 
     def say(self, message: str) -> None:
         """Print one line for a person, on stderr, above the bar."""
         if self.main:
             tqdm.write(message, file=sys.stderr)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """Add a line to the log, and its numbers to the TensorBoard events."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
+        if self.events is not None:
+            for name, value in numbers(line):
+                self.events.add_scalar(name, value, line["samples"])
+            self.events.flush()
 
     def close(self) -> None:
         """Close the progress bar and the TensorBoard events."""
@@ -179,6 +194,11 @@ def open_events(folder: Path, samples: int) -> Any:
             "config: tensorboard is true, but TensorBoard is not installed: pip install 'tensorboard>=2.21'"
         ) from None
     return SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+
+
+def is_held_out(line: dict[str, Any]) -> bool:
+    """Return whether a line of a log is of held-out samples."""
+    return f"{HELD_OUT}loss" in line
 
 
 def numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:

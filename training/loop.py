@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from codi.types import InputError
 from data.order import draw_seed, sample_indices
 from training import checkpoint, folder, signals
-from training.config import Config, compare
+from training.config import VALIDATION, Config, compare
 from training.ema import Ema
 from training.engine import (
     Objective,
@@ -33,6 +33,7 @@ from training.engine import (
     load_weights,
     make_accelerator,
     make_optimizer,
+    seed_draws,
     to_device,
     wants_deepspeed,
 )
@@ -41,6 +42,7 @@ from training.prefetch import Prefetch
 from training.schedule import learning_rate
 from training.stages import Source, Stage, find_stage, open_stage
 from training.stages.building import build_module
+from training.validation import Validation
 
 INTERRUPTED = 130  # exit code, as a shell gives it after SIGINT
 
@@ -94,6 +96,7 @@ class Trainer:
         self._check_split()
         self.samples = self.step = 0
         self.elapsed = 0.0
+        self.validation = Validation(config)
         found = self._find_checkpoint()
         self.stage = open_stage(config)
         torch.manual_seed(config.seed)
@@ -143,17 +146,18 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Return whether all samples are seen, or all minutes used."""
+        """Return whether all samples are seen, all minutes used, or all patience."""
         config = self.config
-        return self.samples >= config.samples or (
-            config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes
-        )
+        late = config.max_minutes is not None and self.elapsed >= 60 * config.max_minutes
+        return self.samples >= config.samples or late or self.validation.exhausted
 
     def run(self) -> int:
         """Train to the end, write what belongs to it, and return the exit code; nothing is done twice."""
         if self.finished:
             return self._already_complete()
         config = self.config
+        if rows := self.stage.rows():
+            self._say(f"data: {rows}")
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")
         self.log = Log(
@@ -166,6 +170,8 @@ class Trainer:
         )
         try:
             self.source = self.stage.data()
+            if config.validate_every and self.main:
+                self.validation.load(self.stage, config.batch_size // self.chunks, self._say)
             interrupted = self._train(self.source)
             self._save()
         finally:
@@ -179,7 +185,8 @@ class Trainer:
                 "here"
             )
             return INTERRUPTED
-        self._preview()
+        self._say_best()
+        self._preview(best=True)
         self._export()
         return 0
 
@@ -194,8 +201,13 @@ class Trainer:
                 norm = self._step(batches, meter)
                 self.elapsed = time.monotonic() - start
                 self.log.advance(config.batch_size)
+                measured = self._due(config.validate_every)
+                if measured:
+                    self._validate()
                 # all processes stop at the same step: clocks and signals of one decide for all
                 stop, interrupted = self._agree(self.finished, bool(received))
+                if config.validate_every and stop and not measured:
+                    self._validate()
                 if self._due(config.log_every) or (config.log_every and (stop or interrupted)):
                     self._write_log(meter, norm)
                     meter = Meter()
@@ -248,12 +260,8 @@ class Trainer:
 
     def _seed(self, chunk: int) -> None:
         """Seed all randomness of one micro-batch: the stage's generator, and the global one for dropout."""
-        self.generator.manual_seed(draw_seed(self.config.seed, self.samples, chunk))
-        shared = draw_seed(self.config.seed, self.samples, chunk, stream=1)
-        # not torch.manual_seed: it keeps a traceback of every call for as long as CUDA is not initialised
-        torch.default_generator.manual_seed(shared)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(shared)
+        seeds = [draw_seed(self.config.seed, self.samples, chunk, stream) for stream in (0, 1)]
+        seed_draws(self.generator, *seeds)
 
     def _plan(self, source: Source) -> Iterator[list[int]]:
         """Yield the indices of every micro-batch of this process from here on."""
@@ -304,6 +312,8 @@ class Trainer:
                 ) from None
         if self.ema and snapshot.ema:
             self.ema.load(self.held.cut(snapshot.ema), state["ema_updates"])
+        # the best weights are for the export, which is the main process's work
+        self.validation.restore(state, snapshot.best if self.main else {})
 
     def _save(self) -> None:
         """Write a checkpoint from the main process.
@@ -322,9 +332,15 @@ class Trainer:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "launch": describe(self.accelerator),
+                VALIDATION: self.validation.state(),
             }
             snapshot = checkpoint.Snapshot(
-                step=self.step, weights=weights, optimizer=optimizer, ema=average, state=state
+                step=self.step,
+                weights=weights,
+                optimizer=optimizer,
+                ema=average,
+                best=self.validation.weights,
+                state=state,
             )
             checkpoint.write(self.config.output / "checkpoints", snapshot)
         self.accelerator.wait_for_everyone()
@@ -345,20 +361,42 @@ class Trainer:
             values["bad_samples"] = bad  # those of the main process; bad.jsonl lists all
         self.log.write(self.samples, {**Meter.average(means), **values})
 
-    def _preview(self) -> None:
-        """Write the stage's preview of the model as it is now."""
+    def _validate(self) -> None:
+        """Measure the model as it would be exported now on held-out samples, and take note of its loss."""
+        with self._as_exported() as (stage, module):
+            if self.main:
+                values = self.validation.measure(stage, module, self.device)
+                values |= self.validation.note(values, self.samples, module)
+                self.log.note(self.samples, {"step": self.step, **values})
+        self.accelerator.wait_for_everyone()
+
+    def _say_best(self) -> None:
+        """Say why the run ends early, if it does, and which model is exported, if it is not the last."""
+        found = self.validation
+        if found.exhausted and self.samples < self.config.samples:
+            self._say(
+                f"stopped early at {self.samples} samples: {found.since} measurements in a row have not "
+                f"lowered the held-out loss of {found.best:.4g} at {found.best_samples}"
+            )
+        if found.weights and found.best_samples != self.samples:
+            self._say(f"exporting the best model, that of {found.best_samples} samples")
+
+    def _preview(self, best: bool = False) -> None:
+        """Write the stage's preview of the model as it is now, or of the best one if that is kept."""
         with self._as_exported() as (stage, module):
             if self.main:
                 target = self.config.output / "previews" / f"{self.samples:010d}"
                 target.mkdir(parents=True, exist_ok=True)
-                stage.preview(module, target)
+                with self.validation.applied(module) if best else nullcontext():
+                    stage.preview(module, target)
         self.accelerator.wait_for_everyone()
 
     def _export(self) -> None:
-        """Export the model as it is now, and note that it was exported."""
+        """Export the model as it is now, or the best one if that is kept, and note that it was exported."""
         with self._as_exported() as (stage, module):
             if self.main:
-                folder.export_once(self.config, self.samples, lambda target: stage.export(module, target))
+                with self.validation.applied(module):
+                    folder.export_once(self.config, self.samples, lambda target: stage.export(module, target))
         self.accelerator.wait_for_everyone()
 
     def _already_complete(self) -> int:

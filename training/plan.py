@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from codi.types import InputError
-from training.config import Config, load_config, strict
+from training.config import VALIDATION, Config, load_config, strict
 from training.dry_run import dry_run
 from training.engine import enable_checkpointing
 from training.folder import destination
 from training.stages import Stage, find_stage, open_stage
 from training.stages.building import build_module
 from training.stages.common import loading_by
+from training.stages.rows import held_out
 
 GIB = 2**30
 
@@ -267,7 +268,11 @@ def check_data(config: Config) -> None:
 
     if "media" in config.data:
         raise InputError("data: media is for the stage to say: leave it out")
-    read_geometry(strict(Options, {**config.data, "media": []}, where="data").geometry)
+    sections = [{name: value for name, value in config.data.items() if name != VALIDATION}]
+    if VALIDATION in config.data:
+        sections.append(held_out(config.data)[0])
+    for section in sections:
+        read_geometry(strict(Options, {**section, "media": []}, where="data").geometry)
 
 
 @dataclass(frozen=True, kw_only=True)

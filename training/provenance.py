@@ -13,6 +13,7 @@ from typing import Any
 
 from training import checkpoint, folder
 from training.config import load_config
+from training.log import is_held_out
 from training.stages.files import names_of_data
 
 NAME = "provenance.json"
@@ -124,7 +125,9 @@ def describe(run: Path) -> dict[str, Any]:
     settings = settings_of(run)
     log = run / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    last = json.loads(lines[-1]) if lines else {}
+    # held-out numbers stand in lines of their own
+    newest = {is_held_out(line): line for line in map(json.loads, lines)}
+    last = {**newest.get(True, {}), **newest.get(False, {})}
     return {
         "command": settings and command_of(settings),
         "seed": settings and settings["seed"],

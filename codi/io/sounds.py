@@ -97,6 +97,15 @@ def seconds_of(source: MediaFile, clip: bool) -> float:
         return stated_seconds(source, clip)
 
 
+def has_sound(source: MediaFile) -> bool:
+    """Return whether a clip has a stream of sound. Raises `InputError` for a damaged one."""
+    with decoding(source):
+        if animation_seconds(source) is not None:
+            return False
+        with source.container() as container:
+            return sound_stream(container) is not None
+
+
 def stated_seconds(source: MediaFile, clip: bool) -> float:
     """Return the length in seconds, the same as `seconds_of`; errors of decoders pass through."""
     if not clip and (file := _soundfile(source)) is not None:

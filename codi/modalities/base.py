@@ -445,6 +445,10 @@ class ModalityKind(ABC):
         io.check_file(path)
         return Likeness(digest=f"{io.sha256_of(path)} {start} {end}")
 
+    def carried_in(self, source: Any) -> tuple[str, ...]:
+        """Return which of the media that files of it may hold as well (`carries`) a file really holds."""
+        return self.carries
+
     def seconds_in(self, source: Any) -> float | None:
         """Return how long a file of it lasts as its header states, 0 where it does not; None without time."""
         return None

@@ -230,6 +230,12 @@ class Video(ModalityKind):
 
         return Likeness.of(io.clip_likeness(path, start, end))
 
+    def carried_in(self, source: Any) -> tuple[str, ...]:
+        """Return the sound if the file holds one, else nothing."""
+        from codi.io.sounds import has_sound
+
+        return self.carries if has_sound(source) else ()
+
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""
         from codi.io.sounds import seconds_of

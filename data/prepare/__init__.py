@@ -4,10 +4,15 @@
     python -m data.prepare duplicates manifest.jsonl --out kept.jsonl
     python -m data.prepare split kept.jsonl --train train.jsonl --validation validation.jsonl
 
+and a folder of one's own files:
+
+    python -m data.prepare folder FOLDER --out manifest.jsonl
+
 Nothing is downloaded here. Each data set is a function that reads the metadata in the form in which they are
 published and says of each sample which names its file may have; finding the files, counting those that are
 missing and writing the manifest is common to all.
 
+    folder.py      files that lie beside each other under one name
     tables.py      csv, tsv, json, jsonl and Parquet -> rows, with the columns that a data set must have
     find.py        names -> files
     sets.py        the data sets by name

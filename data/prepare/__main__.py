@@ -1,7 +1,8 @@
 """`python -m data.prepare NAME --metadata FILE... --media FOLDER --out manifest.jsonl`: see `data.prepare`.
 
-What is in `COMMANDS` has options of its own: `python -m data.prepare emoji --help`. Missing media are counted,
-and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if something given cannot be used.
+What is in `COMMANDS` has options of its own: `python -m data.prepare emoji --help`. Missing media are
+counted, and listed beside the manifest in OUT.missing.jsonl. Exit codes: 0 done, 2 if something given cannot
+be used.
 """
 
 import argparse
@@ -17,7 +18,10 @@ from data.prepare import duplicates, split
 
 TOOLS: dict[str, Any] = {"duplicates": duplicates, "split": split}  # what is done to manifests that are there
 
-COMMANDS = {"emoji": "data.prepare.emoji.command"}  # the module of each, with a `main` of its own
+COMMANDS = {
+    "emoji": "data.prepare.emoji.command",
+    "folder": "data.prepare.folder",
+}  # the module of each, with a `main` of its own
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from codi.io import save_audio, save_image
-from codi.types import InputError
+from codi.rows import bits_of
+from codi.types import InputError, Modality
 from data.manifest import Manifest
 from data.prepare.__main__ import main, make_parser
 from data.prepare.sets import SETS
@@ -305,3 +306,91 @@ def test_help_is_instant():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# A folder of one's own ---------------------------------------------------
+
+
+@pytest.fixture
+def own(media):
+    """Samples of every kind, with endings in any case."""
+    picture(media / "dog.png")
+    picture(media / "dog.JPG")
+    sound(media / "dog.flac")
+    (media / "dog.txt").write_text("a dog barks\n\n  barking \n", encoding="utf-8-sig")
+    clip(media / "walks" / "wood.mp4")
+    save_clip(media / "walks" / "street.mp4", numbered(8), 8, clicks(1.0, 0.1))
+    (media / "words.txt").write_text("a caption alone\n")
+    (media / ".hidden.png").write_bytes(b"")
+    (media / "notes.pdf").write_bytes(b"")
+    return media
+
+
+def rows_in(path):
+    return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
+
+
+def test_a_folder_of_ones_own(own, capsys):
+    out = own.parent / "lists" / "train.jsonl"
+    assert main(["folder", str(own), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said == f"{out}: 5 rows: text 3, image 2, audio 2, video 2\n"
+    rows = rows_in(out)
+    assert rows["dog"]["image"] == "../media/dog.JPG" and rows["dog.png"]["image"] == "../media/dog.png"
+    assert rows["dog"]["audio"] == "../media/dog.flac" and "audio" not in rows["dog.png"]
+    assert rows["dog"]["captions"] == rows["dog.png"]["captions"] == ["a dog barks", "barking"]
+    assert rows["dog"]["sha256"]["audio"] == digest(own / "dog.flac")
+    assert rows["walks/wood"]["silent"] and "silent" not in rows["walks/street"]
+    assert rows["words"] == {"id": "words", "captions": ["a caption alone"]}
+    manifest = Manifest(out)
+    assert [bool(has & bits_of([Modality.AUDIO])) for has in manifest.has] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_held_out_samples_stay_apart_when_others_are_added(own, capsys):
+    names = [own.parent / name for name in ("train.jsonl", "held_out.jsonl")]
+    arguments = ["folder", str(own), "-o", str(names[0]), "--held-out", str(names[1]), "--share", "0.83"]
+    assert main(arguments) == 0
+    train, held_out = map(rows_in, names)
+    assert held_out and train and not train.keys() & held_out.keys() and len(train) + len(held_out) == 5
+    for number in range(40):
+        (own / f"more-{number}.txt").write_text("one more\n")
+    assert main(arguments) == 2 and "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--no-sha256"]) == 0
+    more_train, more_held_out = map(rows_in, names)
+    assert train.keys() <= more_train.keys() and held_out.keys() <= more_held_out.keys()
+    assert 26 <= len(more_held_out) - len(held_out) <= 39
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        (
+            lambda media: (media / "bad.txt").write_bytes(b"caf\xe9"),
+            [],
+            "cannot read the captions in .*bad.txt",
+        ),
+        (lambda media: (media / "nul.txt").write_bytes(b"a\0b"), [], "nul of the folder: caption .*damaged"),
+        (lambda media: None, ["--held-out", "OUT"], "is to hold both parts"),
+        (lambda media: None, ["--held-out", "x.csv"], "expected a name that ends in .jsonl"),
+        (lambda media: None, ["--share", "1"], "--share is 1: expected a share between"),
+    ],
+)
+def test_mistakes_in_a_folder_write_nothing(own, capsys, change, more, words):
+    change(own)
+    out = own.parent / "train.jsonl"
+    more = [str(out) if word == "OUT" else word for word in more]
+    assert main(["folder", str(own), "-o", str(out), *more]) == 2
+    assert re.search(words, capsys.readouterr().err) and not out.exists()
+
+
+def test_a_folder_without_media_is_said(tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert main(["folder", str(folder), "-o", str(tmp_path / "train.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "expected files that end in" in said and "webm" in said and "no such folder" in said

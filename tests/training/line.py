@@ -24,16 +24,16 @@ class Options:
 
 
 class Points(Source):
-    """y = 3 x - 1, x a function of the index; the sample `poison` is not a number."""
+    """y = 3 x - 1, x a function of the index and the shift; the sample `poison` is not a number."""
 
-    def __init__(self, options: Options) -> None:
-        self.options, self.infinite = options, options.infinite
+    def __init__(self, options: Options, shift: float = 0.0) -> None:
+        self.options, self.infinite, self.shift = options, options.infinite, shift
 
     def __len__(self) -> int:
         return self.options.length
 
     def fetch(self, indices):
-        x = torch.sin(torch.tensor(indices, dtype=torch.float32))[:, None]
+        x = torch.sin(torch.tensor(indices, dtype=torch.float32) + self.shift)[:, None]
         x[[i == self.options.poison for i in indices]] = float("nan")
         return {"index": torch.tensor(indices), "x": x, "y": 3 * x - 1}
 
@@ -42,6 +42,7 @@ class Line(Stage):
     identity = ("length",)
 
     def __init__(self, config) -> None:
+        self.config = config
         self.options = strict(Options, config.options, where="options")
         self.width = config.part.get("width", 4)
         self.seen = []
@@ -50,7 +51,11 @@ class Line(Stage):
         return nn.Sequential(nn.Linear(1, self.width), nn.Tanh(), nn.Dropout(0.1), nn.Linear(self.width, 1))
 
     def data(self) -> Points:
-        return Points(self.options)
+        """Held-out points lie between those that train; a section `data` names no files here."""
+        return Points(self.options, 0.5 * len(self.config.data.get("manifests", [])))
+
+    def rows(self) -> str:
+        return ""
 
     def loss(self, module, batch, generator):
         time.sleep(self.options.pause)

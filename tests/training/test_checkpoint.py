@@ -92,6 +92,10 @@ STATES = {
     "a scaler of text": {"scaler": "x"},
     "an odd scaler": {"scaler": {"scale": "x"}},
     "updates of text": {"ema_updates": "3"},
+    "held-out losses of text": {"validation": "none"},
+    "half of the held-out losses": {"validation": {"best": 1.0}},
+    "a held-out loss that is none": {"validation": {"best": "1", "best_samples": 0, "since": 0}},
+    "fractions of measurements": {"validation": {"best": None, "best_samples": 0, "since": 0.5}},
 }
 
 

@@ -38,8 +38,74 @@ def test_every_stage_trains_previews_and_exports():
     words = json.loads(json.loads(Path("my/model/text_tower/config.json").read_text())["tokenizer"])["model"][
         "vocab"
     ]
-    said = {word for path in Path("media").glob("*.txt") for word in path.read_text().split()}
+    said = set()
+    for row in map(json.loads, Path("media/train.jsonl").read_text().splitlines()):
+        said |= {word for caption in row["captions"] for word in caption.split()}
     assert set(words) - {"<pad>", "<unk>", "<bos>", "<eos>"} == said
+
+
+def held_out(stage):
+    """The held-out numbers that a run left."""
+    lines = map(json.loads, (of(stage).run / "log.jsonl").read_text().splitlines())
+    [line] = [line for line in lines if "validation/loss" in line]
+    assert line["samples"] == 4
+    return {name.removeprefix("validation/"): value for name, value in line.items()}
+
+
+def test_every_stage_is_measured_on_held_out_rows():
+    pictures, sounds = held_out("autoencoder_image"), held_out("autoencoder_audio")
+    assert 0 < pictures["psnr"] < pictures["psnr_pca"] < 60
+    assert sounds["log_mel_l1"] > sounds["log_mel_l1_pca"] > 0 and held_out("vocoder")["log_mel_l1"] > 0
+    assert held_out("autoencoder_text")["exact"] == 0
+    for medium in ("image", "audio", "video"):
+        found = held_out(f"align_{medium}")
+        assert 0 < found["chance R@1"] < found["chance R@5"] <= 1
+        assert found[f"text->{medium} R@1"] <= found[f"text->{medium} R@5"]
+        assert found[f"{medium}->text R@1"] <= found[f"{medium}->text R@5"]
+    assert held_out("align_image")["sentences"] > 0  # the captions of sounds and clips as well
+    for medium in ("image", "video", "audio", "text"):
+        assert len(held_out(f"denoise_{medium}")["loss_by_bin"]) == 10
+    assert {"text", "image", "audio", "video"} <= held_out("noisy_latent_encoders").keys()
+    assert held_out("temporal_change")["audio+video/audio, temporal change"] > 0
+    assert {"audio+video/audio"} <= held_out("joint_audio").keys() and held_out("joint_video")["loss"] > 0
+
+
+def test_previews_are_prompted_by_held_out_captions():
+    rows = list(map(json.loads, Path("media/held_out.jsonl").read_text().splitlines()))
+    [folder] = (of("denoise_text").run / "previews").iterdir()
+    prompts = (folder / "texts.txt").read_text().splitlines()[::2]
+    assert prompts and set(prompts) <= {row["captions"][0] for row in rows}
+
+
+def test_a_run_says_what_rows_there_are_and_what_it_leaves_out(capsys):
+    rows = [json.loads(line) for line in Path("media/train.jsonl").read_text().splitlines()]
+    silent = [row for row in rows if "video" not in row]
+    Path("media/silent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in silent))
+    only = ("data={manifests: [media/silent.jsonl]}", "validate_every=0", "patience=0", "keep_best=false")
+    assert main(command("noisy_latent_encoders", *only, run="no-clips")) == 0
+    said = capsys.readouterr().err
+    counted = "text 11, image 5, audio 6, text+image 5, text+audio 6; none has video, text+video,"
+    assert f"data: 11 rows: {counted}" in said
+    assert "no row has a caption and video: left out of this run" in said
+    assert "no row has text and video: left out of prompts" in said
+    # the encoder of clips that was there is kept beside those that trained
+    assert held_by("my/model/noisy_latent_encoders") == {"text", "image", "audio", "video"}
+    assert main(command("joint_audio", *only, run="no-pair")) == 2
+    assert "no row has both media of a pair: expected some of audio+video" in capsys.readouterr().err
+    more = "options.pairs={audio+video: 1.0, text+audio: 1.0}"
+    stage = open_stage(load(command("joint_audio", *only, more, "options.attending={}", run="one-pair")))
+    assert ["+".join(pair) for pair in stage.pairs] == ["text+audio"]
+    assert "no row has both media of audio+video: left out of this run" in capsys.readouterr().err
+
+
+def held_by(folder):
+    return set(json.loads((Path(folder) / "config.json").read_text())["latents"])
+
+
+def load(arguments):
+    """The configuration that a command names."""
+    options = make_parser().parse_args(arguments)
+    return load_config(options.config, small=options.small, overrides=options.set)
 
 
 def test_a_cache_gives_the_same_training_to_the_bit(capsys):
@@ -90,12 +156,12 @@ def test_short_sounds_train_by_what_is_heard_from_files_and_from_a_cache_alike(c
 
 
 def test_processes_share_the_shards():
-    options = cache.make_parser().parse_args([*command("denoise_audio", run="shared"), "--shard-size", "2"])
+    options = cache.make_parser().parse_args([*command("denoise_audio", run="shared"), "--shard-size", "4"])
     (encoding,) = cache.encodings(options)
     written = []
     for mine in ([1], [0, 2]):
         share = lambda numbers, mine=mine: [k for k in numbers if k in mine]
-        folder = cache.fill(encoding, torch.device("cpu"), 2, share, show=False)
+        folder = cache.fill(encoding, torch.device("cpu"), 4, share, show=False)
         written.append(sorted(path.stem for path in folder.glob("*.safetensors")))
     assert (
         written == [["shard-00001"], ["shard-00000", "shard-00001", "shard-00002"]]

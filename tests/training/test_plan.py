@@ -13,6 +13,7 @@ from training.main import main
 from training.plan import HardwareSpec, plan
 
 ROOT = Path(__file__).parents[2]
+FILES = ROOT / "configs" / "files"
 WORLD = sorted((ROOT / "configs" / "world").glob("*.yaml"))
 PAPER = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 OBJECTIVES = {"autoencoder": 3, "vocoder": 1, "align": 3, "denoise": 4, "joint": 3}
@@ -51,6 +52,24 @@ def test_the_embedded_model_builds(path, tmp_path, monkeypatch):
     said = plan(load_config(path), path.parent, HardwareSpec())
     assert re.search(r"^parameters +[1-9][\d,]* in what trains, [1-9][\d,]* of them trainable", said, re.M)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["align_video", "denoise_image", "joint_video", "noisy_latent_encoders"])
+def test_a_model_of_ones_own_files_builds_before_there_are_any(name, tmp_path, monkeypatch):
+    """At full size; tests/training/page.py trains the miniatures of all."""
+    monkeypatch.chdir(tmp_path)
+    said = plan(load_config(FILES / f"{name}.yaml"), FILES, HardwareSpec())
+    assert re.search(r"^parameters +[1-9][\d,]* in what trains, [1-9][\d,]* of them trainable", said, re.M)
+    assert not list(tmp_path.iterdir())
+
+
+def test_configurations_for_files_hold_nothing_of_the_world():
+    for path in sorted(FILES.glob("*.yaml")):
+        config = load_config(path)
+        assert not {"rhythm", "alike", "tones", "canonical", "facts", "scenes"} & config.options.keys(), path
+        assert config.samples > load_config(path, small=True).samples
+        assert config.validate_every and config.keep_best and config.data["validation"], path
+        assert config.output == Path("my/runs") / path.stem and config.model == Path("my/model")
 
 
 def test_sharding_and_settings_show_in_the_memory():

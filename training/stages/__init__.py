@@ -6,9 +6,12 @@ this contract alone.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 import importlib
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
     from training.config import Config
     from training.stages.latents import Encoding
+
+SOUGHT = ("validate_every", "patience", "keep_best")  # settings of a run that measures on held-out samples
 
 
 class Stage:
@@ -35,10 +40,12 @@ class Stage:
         identity: the names of those options that say what is learned; a run with other values of them is
             another run, and does not resume this one.
         device: where the frozen parts are.
+        config: the run.
     """
 
     identity: tuple[str, ...] = ()
     device: torch.device
+    config: Config
 
     @abstractmethod
     def __init__(self, config: Config) -> None:
@@ -60,6 +67,12 @@ class Stage:
         from training.stages.files import names_of_data
 
         return names_of_data(config.data)
+
+    def rows(self) -> str:
+        """Return in a line for people how many rows the data have, by the media in them; "" for scenes."""
+        from training.stages.rows import rows_in_words
+
+        return rows_in_words(self.config.data)
 
     def load(self) -> None:
         """Load the frozen parts, by `training.stages.common.load_part`: a plan does without their weights."""
@@ -87,6 +100,35 @@ class Stage:
     @abstractmethod
     def data(self) -> Source:
         """Return the training set."""
+
+    def with_data(self, data: dict[str, Any]) -> Stage:
+        """Return this stage over other samples, such as held-out ones.
+
+        Args:
+            data: takes the place of the section `data` of the run.
+
+        Returns:
+            A stage that shares everything else with this one, frozen parts included.
+
+        Raises:
+            InputError: if nothing that the stage learns is among the samples.
+        """
+        other = copy.copy(self)
+        alone = {name: type(getattr(self.config, name))() for name in SOUGHT}
+        other.config = dataclasses.replace(self.config, data=data, **alone)
+        return other
+
+    def scores(self, module: nn.Module, batches: Sequence[Any]) -> dict[str, float]:
+        """Return what can be measured on held-out samples beside the loss.
+
+        Args:
+            module: what `build` returned, as it would be exported.
+            batches: batches of held-out samples, on the CPU.
+
+        Returns:
+            Numbers by name; none where the loss says it all.
+        """
+        return {}
 
     def encodings(self) -> list[Encoding]:
         """Return what `training.cache` encodes of media files; nothing where the media themselves train."""

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codi.metrics.retrieval import recall_at_1
+from codi.metrics.retrieval import chance_of_hit, ranks_of_relevant, recall_at_1
 from codi.modalities import component_class, in_files, kind_of
 from codi.models.conditioning import Bridge, TextTower
 from codi.types import InputError, Modality, ModalitySpec
@@ -35,9 +35,11 @@ from training.stages.common import export_part, load_part
 from training.stages.files import (
     check_words,
     known_geometry,
+    open_media,
     world_or_files,
 )
 from training.stages.latents import as_unit
+from training.stages.rows import num_rows
 from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
 
 RHYTHM = ("motion", "tempo")  # the facts that take time to show
@@ -56,7 +58,9 @@ class AlignOptions:
             alone are rare in a batch of independent ones, and so the contrast would hardly ever be about
             motion.
         paraphrase: the weight of the contrast between two wordings of a caption. It keeps facts in the text
-            tower that a picture cannot show, and acts only while that tower trains.
+            tower that a picture cannot show, and acts only while that tower trains. On files it sees the
+            captions of rows without a picture as well (`WithSentences`), so that the tower can tell apart
+            what is said of sounds and clips, for which it is frozen later.
         rhythm: the weight of the contrast of each clip or sound with the captions of the scenes that are like
             its own but for how they move: hard negatives made by changing words (arXiv 2210.01936). Like
             `alike` it has no effect on files, which cannot be moved anew.
@@ -231,8 +235,15 @@ class AlignStage(Stage):
         source = world_or_files(
             self.config, self.render, media, self.geometry(), self.pairs, offset, self.options.alike
         )
-        if self.config.data and self.text is not None and not offset:
+        if not self.config.data:
+            return source
+        if self.text is not None and not offset:
             check_words(source.source, [self.text], self.config.model)
+        if self.makes_text and num_rows(self.config.data, [Modality.TEXT]) > num_rows(
+            self.config.data, media
+        ):
+            captions = open_media(self.config, [Modality.TEXT], seed=self.config.seed + offset)
+            return WithSentences(source, captions)
         return source
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
@@ -323,10 +334,14 @@ class AlignStage(Stage):
                 bridged, extras["rhythm"] = bridged + self.options.rhythm * rhythm, rhythm.detach()
             return bridged, extras
         reworded = module(captions, text.embed(batch["paraphrases"]), batch["same"], batch["ignored"])
-        return bridged + self.options.paraphrase * reworded, {
-            "bridged": bridged.detach(),
-            "reworded": reworded.detach(),
-        }
+        extras = {"bridged": bridged.detach(), "reworded": reworded.detach()}
+        total = bridged + self.options.paraphrase * reworded
+        if "sentences" in batch:
+            sentences, rewordings = text.embed(batch["sentences"]), text.embed(batch["rewordings"])
+            others = module(sentences, rewordings, torch.eye(len(sentences)).to(sentences), batch["alike"])
+            total = total + self.options.paraphrase * others
+            extras["sentences"] = others.detach()
+        return total, extras
 
     def dummy_batch(self, module: Contrast, count: int) -> dict[str, Tensor] | None:
         """Return media, and captions of the greatest length where their tower trains."""
@@ -396,6 +411,37 @@ class AlignStage(Stage):
             "cosine": functional.cosine_similarity(left, right).mean().item(),
         }
 
+    @torch.no_grad()
+    def scores(self, module: Contrast, batches: Sequence[Any]) -> dict[str, float]:
+        """Return how often held-out captions and media find each other among all that are held out.
+
+        Args:
+            module: the towers.
+            batches: batches of held-out samples.
+
+        Returns:
+            Both ways recall at one and at five, and what picking at random would reach. The right answers to
+            a sample are its own, and those of samples with the same caption.
+        """
+        text = module.towers[TEXT_TOWER] if self.makes_text else self.text
+        tower = self.tower(module)
+        device = module.logit_scale.device
+        media, words, captions = [], [], []
+        for batch in batches:
+            media.append(tower.embed(self.prepare(batch["media"].to(device))))
+            words.append(text.embed(batch["captions"]))
+            captions += batch["captions"]
+        right = torch.tensor([[one == other for other in captions] for one in captions], device=device)
+        sides = {"text": torch.cat(words), str(self.modality): torch.cat(media)}
+        found = {}
+        for (query, queries), (key, keys) in itertools.permutations(sides.items()):
+            ranks = ranks_of_relevant(queries, keys, right)
+            for k in (1, 5):
+                found[f"{query}->{key} R@{k}"] = float((ranks <= k).double().mean())
+        for k in (1, 5):
+            found[f"chance R@{k}"] = chance_of_hit(right.cpu(), k)
+        return found
+
     def examples(self, count: int) -> Iterator[tuple[Tensor, list[str], list[dict[str, str]]]]:
         """Yield media, captions and facts of samples apart from the training's order, 64 at a time.
 
@@ -432,6 +478,59 @@ class AlignStage(Stage):
         self.validate(module, 4 * self.options.validation_scenes, measure=True)
         for name, tower in module.towers.items():
             export_part(tower, folder / name)
+
+
+class WithSentences(Source):
+    """A source of media with captions, with beside them as many captions of any rows, in two wordings.
+
+    The other wording is another caption of the row. Of a row with one caption it is that caption without some
+    of its words (CLEAR, arXiv 2012.15466).
+
+    Args:
+        pairs: the media with captions, in the form of `AlignStage.pairs`.
+        captions: the captions of all rows that have some.
+    """
+
+    DROPPED = 0.2  # of the words of a caption that has no other wording
+
+    def __init__(self, pairs: Source, captions: Source):
+        self.pairs = pairs
+        self.captions = captions
+        self.infinite = pairs.infinite
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def fetch(self, indices: list[int]) -> dict[str, Any]:
+        """Return the batch of media, with "sentences" and "rewordings".
+
+        In "alike" (B, B) stands which of different samples say the same, and so are no negatives.
+        """
+        batch = self.captions.fetch(indices)
+        rewordings = []
+        for index, said, other in zip(indices, batch["text"], batch.paraphrases(), strict=True):
+            rewordings.append(shortened(said, index) if other == said else other)
+        equal = batch.equal_captions()
+        alike = equal & ~torch.eye(len(equal), dtype=torch.bool)
+        more = {"sentences": batch["text"], "rewordings": rewordings, "alike": alike}
+        return self.pairs.fetch(indices) | more
+
+    @property
+    def bad(self) -> int:  # type: ignore[override]
+        """The number of bad samples met so far, media and captions."""
+        return self.pairs.bad + self.captions.bad
+
+    def close(self) -> None:
+        """End the decoding processes of both."""
+        self.pairs.close()
+        self.captions.close()
+
+
+def shortened(sentence: str, seed: int) -> str:
+    """Return a sentence without a share of its words, drawn by a seed; at least one word stays."""
+    words = sentence.split()
+    kept = np.random.default_rng((seed, len(words))).random(len(words)) >= WithSentences.DROPPED
+    return " ".join(word for word, stays in zip(words, kept, strict=True) if stays) or sentence
 
 
 def load_text_tower(model: Path) -> TextTower:

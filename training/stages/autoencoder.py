@@ -30,6 +30,7 @@ from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import check_words, world_or_files
 from training.stages.padding import both, content_mask, content_only, masked_mean, mean_kl
+from training.stages.reconstruction import Scorer, round_trip
 from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
 
 PIXELS = (None, 1, 2)  # the axes of a picture (3, H, W) that run along those of its raw shape
@@ -135,6 +136,7 @@ class AutoencoderStage(Stage):
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(self.options_class, config.options, where="options")
+        self.scorer = Scorer(lambda count: self.samples(3, count, once=True)[self.entry])
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:
@@ -169,13 +171,19 @@ class AutoencoderStage(Stage):
         content = batch.content_of(self.modality)
         return media if content is None else media | {"content": content}
 
-    def samples(self, offset: int, count: int) -> dict[str, Any]:
-        """Return one batch of `count` samples, apart from the training's order for any `offset` but 0."""
-        source = self.data(offset)
-        try:
-            return source.fetch(list(range(count)))
-        finally:
-            source.close()
+    def samples(self, offset: int, count: int, once: bool = False) -> dict[str, Any]:
+        """Return one batch of samples.
+
+        Args:
+            offset: added to the seed; any but 0 gives another order than that of training.
+            count: the number of samples.
+            once: whether no sample comes twice, so that there may be fewer.
+
+        Returns:
+            The batch.
+        """
+        with self.data(offset) as source:
+            return source.fetch(list(range(min(count, len(source)) if once else count)))
 
     def geometry(self) -> dict[Modality, ModalitySpec]:
         """Return the size of a sample, as the model takes it."""
@@ -320,6 +328,10 @@ class ImageStage(AutoencoderStage):
         """Return the unnormalised latents of a batch."""
         return module.posterior(to_unit(batch["frames"].to(module.device))).mode()
 
+    def scores(self, module: ImageAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the PSNR in dB, and that of a linear autoencoder with as many numbers."""
+        return self.scorer.pictures(module, [batch["frames"] for batch in batches])
+
     @torch.no_grad()
     def preview(self, module: ImageAutoencoder, folder: Path) -> None:
         """Write originals above their reconstructions."""
@@ -453,6 +465,10 @@ class MelStage(SoundStage):
             level[toned, None] * sound[toned] + random_notes(len(toned), sound.shape[1], rate, generator),
         )
 
+    def scores(self, module: AudioAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the L1 of log-mels in nats, and that of a linear autoencoder with as many numbers."""
+        return self.scorer.sounds(module, [batch["sound"] for batch in batches])
+
     @torch.no_grad()
     def measure(self, module: AudioAutoencoder) -> None:
         """Set the statistics of the latents, then the correction of what the decoder blurs."""
@@ -553,6 +569,10 @@ class VocoderStage(SoundStage):
         by_size = [self.spectral_loss(spoken, sound, size) for size in self.resolutions]
         losses = torch.stack(by_size).mean(0)
         return losses.sum(), {"log_magnitude": losses[0].detach(), "magnitude": losses[1].detach()}
+
+    def scores(self, module: AudioAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the L1 between the log-mels of held-out sounds and of what the vocoder makes of them."""
+        return self.scorer.vocoded(module, [batch["sound"] for batch in batches])
 
     def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
         """Return cuts of spectrograms, (B, cut, M)."""
@@ -658,13 +678,13 @@ class TextStage(AutoencoderStage):
         """Return the unnormalised latents of a batch."""
         return module.posterior(batch["captions"])[0]
 
+    def scores(self, module: TextAutoencoder, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the share of held-out sentences that come back word for word."""
+        return self.scorer.sentences(module, [batch["captions"] for batch in batches])
+
     def preview(self, module: TextAutoencoder, folder: Path) -> None:
         """Write sentences, each with what the autoencoder makes of it."""
         captions = self.samples(2, 16)["captions"]
-        with torch.no_grad():
-            latent = module.posterior(captions)[0]
-            # statistics are set at export alone, and `decode` needs some
-            module.scaling.measure(latent)
-            restored = module.decode(module.scaling.normalise(latent))
+        restored = round_trip(module, captions)
         lines = [f"{before}\n    {after}" for before, after in zip(captions, restored)]
         (folder / "sentences.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

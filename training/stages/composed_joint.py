@@ -9,7 +9,7 @@ Letters: B batch. A pair is two modalities (a, b) of the same samples; each is a
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,12 @@ class ComposedJointStage(PairStage):
         self.attending = self.options.attending_by_pair(rule)
         self.dropout = self.options.by_pair("prompt_dropout", rule)
         self.shifts = self.options.by_pair("timestep_shift", rule)
+
+    def with_data(self, data: dict[str, Any]) -> Any:
+        """Return this stage over other samples, as its published models are."""
+        other: Any = super().with_data(data)
+        other.published = replace(self.published, config=other.config)
+        return other
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ networks take (`codi.compose.prompt_translators`). Each medium learns by itself,
 captions. Letters: B batch, D width of the prompt space.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,12 @@ class ComposedNoisyLatentStage(Stage):
             names = list(read(model).references)
         chosen = {Modality.parse(name) for name in names}
         return [m for m in Modality if m in chosen]
+
+    def with_data(self, data: dict[str, Any]) -> Any:
+        """Return this stage over other samples, as its published models are."""
+        other: Any = super().with_data(data)
+        other.published = replace(self.published, config=other.config)
+        return other
 
     @classmethod
     def builds(cls, config: Config) -> tuple[str, ...]:

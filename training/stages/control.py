@@ -88,6 +88,12 @@ class ControlStage(Stage):
         options = config.options
         return (f"{FOLDER}/{Modality.parse(str(options.get('modality')))}_{options.get('control')}",)
 
+    def with_data(self, data: dict[str, Any]) -> Any:
+        """Return this stage over other samples, as the stage inside is."""
+        other: Any = super().with_data(data)
+        other.inner = self.inner.with_data(data)
+        return other
+
     def load(self) -> None:
         """Load the frozen parts of the denoise stage."""
         self.inner.load()
@@ -183,7 +189,7 @@ class ControlStage(Stage):
     @torch.no_grad()
     def preview(self, module: Any, folder: Path) -> None:
         """Write samples that follow the captions and the controls of the first samples."""
-        batch = self.data().fetch(list(range(len(self.inner.options.preview_captions))))
+        batch = self.data().fetch(list(range(len(self.inner.preview_captions()))))
         captions = batch.captions()
         pipe = make_pipeline(self.config.model, {self.modality: self.base})
         pipe.add_control(module)

@@ -3,6 +3,7 @@
 Autoencoders and prompt towers are frozen. Letters: B batch, L prompt tokens, D width of the prompt space.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +31,14 @@ from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages import Source, Stage
 from training.stages.common import export_part, load_part, replacing, say
-from training.stages.files import known_geometry
+from training.stages.files import captions_of, known_geometry
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.new_model import estimate_weight, load_scheduler, spread_timesteps
 from training.stages.padding import latent_mask
 from training.stages.pairs import rule_of
 from training.stages.partner_estimates import PartnerEstimates, load_noisy_latent_encoders
 from training.stages.prompts import Prompts, check_prompts, expect_shares
+from training.stages.rows import with_partners
 from training.stages.temporal_change import WithTemporalChange
 
 FusePrompt = Callable[[Tensor, Tensor], Tensor]
@@ -66,14 +68,15 @@ class DenoiseOptions:
         temporal_change: the weight of predicting from the frame transformer's tokens when the clean latent
             changes; 0 for none.
         partner_estimates: the share of samples whose prompt is fused with what a partner seems to become, by
-            partner, such as {"image": 0.5} (`training.stages.partner_estimates`). Every media file has to
-            have that partner.
+            partner, such as {"image": 0.5} (`training.stages.partner_estimates`). A row of files without
+            that partner gets none.
         picture_partner_estimates: the same for the pictures beside clips, whose partner can only be text.
         expert: "noisy" or "clean": trains one of two denoisers by noise range (eDiff-I, arXiv 2211.01324, see
             `codi.models.denoisers.experts`), on the timesteps of its range alone; it starts from the
             denoiser in the model folder, or from its half of that. None trains one denoiser on all.
         expert_boundary: the log-SNR between the two ranges.
-        preview_captions: the prompts of the previews.
+        preview_captions: the prompts of the previews. None stands on scenes for `PREVIEW`, on files for
+            captions of held-out rows, or of rows that train where none are held out.
     """
 
     modality: str
@@ -92,7 +95,7 @@ class DenoiseOptions:
     picture_partner_estimates: dict[str, float] = field(default_factory=dict)
     expert: str | None = None
     expert_boundary: float = 0.0
-    preview_captions: list[str] = field(default_factory=lambda: PREVIEW)
+    preview_captions: list[str] | None = None
 
     @property
     def prompt_changes(self) -> tuple[float, float, float]:
@@ -152,6 +155,10 @@ class DenoiseStage(Stage):
         self.options = strict(DenoiseOptions, config.options, where="options")
         self.modality = Modality.parse(self.options.modality)
         self.component = DENOISERS[self.modality]
+        found = {}
+        for name in ("prompts", "partner_estimates"):
+            found[name] = with_partners(config, self.modality, getattr(self.options, name), name)
+        self.options = dataclasses.replace(self.options, **found)
 
     def load(self) -> None:
         """Load the text tower, the noise process, and what partner estimates and sentences need."""
@@ -310,7 +317,8 @@ class DenoiseStage(Stage):
             train beside it, the latents of these.
         """
         known = known_geometry(self.config.model, {self.component: self.config.part})
-        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers)
+        partners = tuple(m for m in self.media if m is not self.modality)
+        main = Encoding(self.config, self.media, self.prompts.media, known, self.readers, partners)
         beside = (self.prompts.text, *([self.sentences] if self.picture_partner_estimates else []))
         return [
             main,
@@ -430,7 +438,10 @@ class DenoiseStage(Stage):
             captions = batch.captions()
             return self.sentences.encode([captions[row] for row in rows.tolist()])
 
-        return lambda context, t: partner_estimates(context, t, kinds, clean, generator)
+        def available(partner: Modality) -> Tensor | None:
+            return batch.named.get(f"{partner}_mask")
+
+        return lambda context, t: partner_estimates(context, t, kinds, clean, generator, available)
 
     def denoising(
         self,
@@ -476,15 +487,18 @@ class DenoiseStage(Stage):
         both = self.experts | {self.options.expert: own}
         return join(*(both[name] for name in EXPERTS), self.options.expert_boundary, self.process)
 
+    def preview_captions(self) -> list[str]:
+        """Return the prompts of the previews."""
+        return self.options.preview_captions or captions_of(self.config, PREVIEW)
+
     @torch.no_grad()
     def preview(self, module: nn.Module, folder: Path) -> None:
         """Write samples for fixed captions, as the pipeline makes them."""
         from training.stages.samples import write_samples
 
         denoisers = {self.modality: self.exported(module)}
-        write_samples(
-            self.config.model, denoisers, self.options.preview_captions, folder, probe=not self.config.data
-        )
+        captions = self.preview_captions()
+        write_samples(self.config.model, denoisers, captions, folder, probe=not self.config.data)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the denoiser, and the scheduler that its noise came from if there is none yet."""

@@ -5,6 +5,7 @@ stage says which media it needs. Geometry comes from the model as far as that kn
 in the section.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,8 +22,9 @@ from data.captions import PLACE
 from data.source import Source
 from data.sources import open_source, read_geometry
 from data.world import SceneSource
-from training.config import Config
+from training.config import VALIDATION, Config
 from training.stages.common import say
+from training.stages.rows import has_rows, held_out
 
 # A finished vocabulary is checked on so many rows of each manifest, and may lack this share of their words.
 CHECKED_ROWS = 300
@@ -45,8 +47,8 @@ def open_media(
         media: what a batch has.
         known: the geometry of the media, as far as the model has it.
         seed: the seed of the order and of all draws.
-        optional: media that a row may lack if `data: {require: ...}` says so. A row without one of the others
-            has nothing to learn from.
+        optional: media that a row may lack, unless `data: {require: ...}` says otherwise. A row without one
+            of the others has nothing to learn from.
         **settings: laid over the section `data`.
 
     Returns:
@@ -59,11 +61,15 @@ def open_media(
     # each medium once: a stage may need one both as a latent and as a prompt
     media = list(dict.fromkeys(media))
     options = {**config.data, **settings}
+    options.pop(VALIDATION, None)
     if "media" in options:
         raise InputError(
             f"data: media is {options['media']!r}: leave it out, the stage needs {', '.join(media)}"
         )
-    check_required(options.get("require"), [m for m in media if m not in set(optional)])
+    needed = [m for m in media if m not in set(optional)]
+    check_required(options.get("require"), needed)
+    if options.get("require") is None:
+        options["require"] = [m.value for m in needed]
     given = read_geometry(options.pop("geometry", {}))
     for modality, spec in (known or {}).items():
         asked = given.get(modality, spec)
@@ -209,6 +215,30 @@ def captions_in(source: Any, most: int) -> Iterator[str]:
         for number in range(0, len(part.rows), -(-len(part.rows) // most)):
             with suppress(InputError, OSError):  # a bad row, which another one replaces in training
                 yield from part.rows[number].captions
+
+
+def captions_of(config: Config, scenes: list[str]) -> list[str]:
+    """Return what previews are prompted with.
+
+    Args:
+        config: the run.
+        scenes: the captions where all samples are scenes of the world.
+
+    Returns:
+        On files as many captions of held-out rows, or of rows that train where none are held out, the first
+        of each row; where no row has a caption, as many blank ones, which prompt with nothing.
+    """
+    if not config.data:
+        return scenes
+    section = config.data
+    if VALIDATION in section:
+        section = held_out(section)[0]
+    if not has_rows(section, [Modality.TEXT]):
+        return [""] * len(scenes)
+    settings = {"captions": "first", "workers": 0, "augment": {}, "require": [Modality.TEXT.value]}
+    alone = dataclasses.replace(config, data=section, validate_every=0, patience=0, keep_best=False)
+    with open_media(alone, [Modality.TEXT], seed=config.seed, **settings) as source:
+        return source.fetch(list(range(min(len(scenes), len(source)))))["text"]
 
 
 def check_words(source: Any, readers: Iterable[Any], model: Path) -> None:

@@ -10,7 +10,7 @@ side of it.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.stages.common import copy_model, export_part, load_part, say
 from training.stages.contrast import TimedContrast
-from training.stages.files import known_geometry
+from training.stages.files import captions_of, known_geometry
 from training.stages.joint_adapters import (
     JointAdapters,
     adapted,
@@ -59,8 +59,10 @@ class JointOptions(PairOptions):
         adapters: arguments of joint attention (env_dim, joint_levels, ...) for denoisers in the model folder
             that have none yet.
         into: the folder that gets the result and a copy of all other parts; None stands for the model folder.
-        preview_captions: the prompts of the previews; None stands for those of the denoiser stages.
+        preview_captions: the prompts of the previews; None as in the denoiser stages.
     """
+
+    BY_PAIR: ClassVar[tuple[str, ...]] = (*PairOptions.BY_PAIR, "prompts")
 
     prompts: dict[str, dict[str, float]] = field(default_factory=dict)
     prompt_noise: float = 0.3
@@ -89,7 +91,7 @@ class JointStage(PairStage):
 
     def __init__(self, config: Config):
         self.config = config
-        self.options = strict(JointOptions, config.options, where="options")
+        self.options = strict(JointOptions, config.options, where="options").trainable(config)
         rule = rule_of(config)
         self.pairs = {parse_pair(name, rule): share for name, share in self.options.pairs.items()}
         self.shifts = self.options.by_pair("timestep_shift", rule)
@@ -475,7 +477,7 @@ class JointStage(PairStage):
                 else:  # a side that does not learn still has to be sampled, by the one in the model folder
                     other = load_part(component_class(name), self.config.model / name, "")
                     denoisers[modality] = other.to(self.device)
-            captions = self.options.preview_captions or PREVIEW
+            captions = self.options.preview_captions or captions_of(self.config, PREVIEW)
             write_samples(
                 self.config.model,
                 denoisers,

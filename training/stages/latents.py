@@ -171,6 +171,7 @@ class Encoding:
         tokens: the media whose prompt tokens are needed.
         known: the geometry of the media, as far as the model has it.
         readers: the text parts that read the captions; without any a row needs no caption.
+        optional: those of the latents that a row may lack.
     """
 
     config: Config
@@ -178,6 +179,7 @@ class Encoding:
     tokens: tuple[Modality, ...] = ()
     known: Mapping[Modality, ModalitySpec] = field(default_factory=dict)
     readers: tuple[PromptEncoder | Autoencoder, ...] = ()
+    optional: tuple[Modality, ...] = ()
 
     @property
     def captioned(self) -> bool:
@@ -193,7 +195,7 @@ class Encoding:
     def files(self, **settings: Any) -> Any:
         """Return the source of the media, and of their captions if some part reads them.
 
-        Where captions are read, a row that has one may lack a medium that is a prompt alone.
+        Where captions are read, a row that has one may lack a medium that is a prompt alone, or `optional`.
 
         Args:
             **settings: laid over the section `data` of the run.
@@ -203,9 +205,12 @@ class Encoding:
         """
         words = [kind.modality for kind in kinds() if kind.in_words] if self.readers else []
         # a medium that is only a prompt may be missing, if there is a caption to prompt with instead
-        prompts = {*self.tokens} - {*self.latents} if words else ()
+        learned = {*self.latents} - {*self.optional}
+        optional = {*self.optional, *self.tokens} - learned if words else ()
         media = [*self.latents, *self.tokens, *words]
-        return open_media(self.config, media, self.known, seed=self.config.seed, optional=prompts, **settings)
+        return open_media(
+            self.config, media, self.known, seed=self.config.seed, optional=optional, **settings
+        )
 
     def open(self, device: torch.device, say: Callable[[str], None] = lambda message: None) -> Any:
         """Return the source of encoded samples: from the cache if that is complete, else from the files.
@@ -271,7 +276,8 @@ class Encoding:
             device: where the encoders run.
 
         Returns:
-            A function from a batch to latents and tokens by name, on the CPU, rounded to float16.
+            A function from a batch to latents and tokens by name, on the CPU, rounded to float16. Those of
+            a medium that a sample lacks are zeros.
         """
         loaded = {}
         for component, _ in self.parts.values():
@@ -283,12 +289,23 @@ class Encoding:
             for name, (component, medium) in self.parts.items():
                 part = loaded[component]
                 run = part.embed if name.endswith("_token") else part.encode
-                rows = [run(as_unit(row.to(device))) for row in batch[medium.value].split(1)]
+                media = batch[medium.value].split(1)
+                has = present(batch, medium, len(media))
+                # a batch in which nobody has the medium still needs its shape
+                rows = {k: run(as_unit(media[k].to(device))) for k in has or [0]}
+                empty = torch.zeros_like(next(iter(rows.values())))
+                every = [rows[k] if k in has else empty for k in range(len(media))]
                 # rounded as a cache stores them, so that training does not depend on whether there is one
-                found[name] = torch.cat(rows).half().float().cpu()
+                found[name] = torch.cat(every).half().float().cpu()
             return found
 
         return encode
+
+
+def present(batch: Mapping[str, Any], medium: Modality, count: int) -> list[int]:
+    """Return the places of those samples of a batch that have a medium."""
+    mask = batch.get(f"{medium}_mask")
+    return list(range(count)) if mask is None else mask.nonzero().flatten().tolist()
 
 
 def as_unit(raw: Any) -> Any:

@@ -102,6 +102,12 @@ class LoraStage(Stage):
         """Return the stage whose objective this one has."""
         raise NotImplementedError
 
+    def with_data(self, data: dict[str, Any]) -> Any:
+        """Return this stage over other samples, as the stage inside is."""
+        other: Any = super().with_data(data)
+        other.inner = self.inner.with_data(data)
+        return other
+
     def load(self) -> None:
         """Load the inner stage's frozen parts."""
         self.inner.load()

@@ -2,11 +2,12 @@
 
 They follow GLIDE's noised CLIP (arXiv 2112.10741). Text is the bridge here as it is between prompts. The
 token that a modality's own tower gives would not do: a picture's says nothing of motion, which a partner
-cannot tell from the statement that nothing moves. Everything else is frozen; each modality learns by itself.
+cannot tell from the statement that nothing moves. Everything else is frozen; each modality learns by itself,
+from files on the rows that have it and a caption, whatever else they lack.
 Letters: B batch, D width of the prompt space.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,22 @@ from codi.diffusion import NoiseProcess
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.modalities import in_words
 from codi.models.conditioning import null_prompt
-from codi.types import Modality
+from codi.types import InputError, Modality
 from data.batch import Batch
 from training.config import Config, expect, strict
 from training.dry_run import empty, whole_numbers
 from training.engine import to_device
 from training.stages import Source, Stage
-from training.stages.common import export_part, load_part, say
+from training.stages.common import export_part, load_part, planning, say
 from training.stages.files import known_geometry
+from training.stages.joint_adapters import strip
 from training.stages.latents import Encoding, autoencoder_of, joined, latents_of, tokens_of, tower_of
 from training.stages.new_model import load_scheduler, spread_timesteps
+from training.stages.pairs import PairSource
 from training.stages.prompts import Prompts, expect_shares
+from training.stages.rows import has_rows, with_partners
 
-PREVIEWED = 64  # samples in the preview
+PREVIEWED = 64  # samples in the preview, or as many files as there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,8 @@ class NoisyLatentOptions:
     Attributes:
         prompts: the share of each kind of prompt, such as {"text": 0.7, "image": 0.3}. A medium's encoder
             meets sentences and its own kind among them, that of sentences meets all: training sees no more
-            than two media of one sample, and one is the caption to be predicted.
+            than two media of one sample, and one is the caption to be predicted. A row of files that lacks
+            the drawn kind is prompted by its caption.
         scenes: the number of scenes in the latent caches.
         prompt_dropout: the share of samples without a prompt, as in the denoiser stages.
         prompt_noise: the length of the noise that is added to prompt tokens, as in the denoiser stages.
@@ -71,8 +76,35 @@ class NoisyLatentStage(Stage):
     def __init__(self, config: Config):
         self.config = config
         self.options = strict(NoisyLatentOptions, config.options, where="options")
-        self.modalities = list(map(Modality.parse, config.part["latents"]))
+        self.modalities = self.trainable(list(map(Modality.parse, config.part["latents"])))
         self.media = tuple(m for m in self.modalities if not in_words(m))
+
+    def trainable(self, modalities: list[Modality]) -> list[Modality]:
+        """Return the modalities of which there are samples with captions, and say which have none.
+
+        While a run is planned its files are not read, and every modality counts. Raises `InputError` where
+        none is left.
+        """
+        data = self.config.data
+        if not data or planning():
+            return modalities
+        found = [m for m in modalities if has_rows(data, (m, Modality.TEXT))]
+        lacking = [m.value for m in modalities if m not in found]
+        if not found:
+            raise InputError(f"data: no row has a caption and one of {', '.join(lacking)}: expected some")
+        if lacking:
+            say(f"no row has a caption and {' or '.join(lacking)}: left out of this run")
+        return found
+
+    def with_data(self, data: dict[str, Any]) -> "NoisyLatentStage":
+        """Return this stage over other samples, with those of its modalities that they have."""
+        other: Any = super().with_data(data)
+        other.modalities = [m for m in self.modalities if has_rows(data, (m, Modality.TEXT))]
+        other.media = tuple(m for m in other.modalities if not in_words(m))
+        if not other.modalities:
+            names = ", ".join(self.modalities)
+            raise InputError(f"data: none of the held-out rows has a caption and one of {names}")
+        return other
 
     def load(self) -> None:
         """Load the text tower, the noise process, and the text autoencoder where sentences are encoded."""
@@ -90,7 +122,7 @@ class NoisyLatentStage(Stage):
     def _prompts(self, modality: Modality) -> Prompts:
         """Return the maker of the prompts that the encoder of one modality meets."""
         options = self.options
-        shares = dict(options.prompts)
+        shares = with_partners(self.config, modality, options.prompts, "prompts")
         if not in_words(modality):
             met = (Modality.TEXT, modality)
             shares = {name: share for name, share in shares.items() if name in met}
@@ -121,14 +153,29 @@ class NoisyLatentStage(Stage):
         self.device = device
 
     def encodings(self) -> list[Encoding]:
-        """Return what is needed of media files: latents of every medium, and tokens of those that prompt."""
-        readers = (self.text,) if self.sentences is None else (self.text, self.sentences)
-        return [Encoding(self.config, self.media, self.prompting, known_geometry(self.config.model), readers)]
+        """Return what is needed of media files: the latents of each modality, and tokens of its prompts."""
+        return [self.encoding(modality) for modality in self.order]
+
+    def encoding(self, modality: Modality) -> Encoding:
+        """Return what is needed of the media files from which one modality learns."""
+        readers: tuple[Any, ...] = (self.text, self.sentences) if in_words(modality) else (self.text,)
+        latents = () if in_words(modality) else (modality,)
+        prompting = self.prompts[modality].media
+        return Encoding(self.config, latents, prompting, known_geometry(self.config.model), readers)
+
+    @property
+    def order(self) -> list[Modality]:
+        """The modalities in the order in which they learn: media, then sentences."""
+        return [*self.media, *(m for m in self.modalities if in_words(m))]
 
     def data(self) -> Source:
-        """Return a source of cached latents and prompt tokens, of scenes or of media files."""
+        """Return a source of cached latents and prompt tokens, of scenes or of media files.
+
+        Files are read one by one for each modality, so that a row need not have them all.
+        """
         if self.config.data:
-            return self.encodings()[0].open(self.device, say)
+            sources = {(m,): self.encoding(m).open(self.device, say) for m in self.order}
+            return PairSource(sources, dict.fromkeys(sources, 1.0))
         model = self.config.model
         seed = self.config.seed
         count = self.options.scenes
@@ -146,12 +193,12 @@ class NoisyLatentStage(Stage):
         losses = {}
         levels = []
         total = self.process.num_train_timesteps
-        token = self.tokens(batch)
-        for modality, x_0 in self.latents(batch).items():
+        for modality, samples, token in self.learned(batch):
+            x_0 = self.latents(modality, samples)
             shift = self.options.timestep_shift.get(modality.value, 1.0)
             t = spread_timesteps(len(x_0), total, generator, shift)
             eps = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-            context = self.prompts[modality].tokens(batch, generator)
+            context = self.prompts[modality].tokens(samples, generator)
             predicted = module.by_modality()[modality](self.process.add_noise(x_0, eps, t), t, context)
             # a distance and not a cosine, since the length of an estimate says how certain it is
             losses[modality] = (predicted - token).square().sum(-1)
@@ -171,18 +218,32 @@ class NoisyLatentStage(Stage):
             latent = batch[modality.value]
             encoder(latent, whole_numbers(len(latent)), empty(len(latent), 1, module.config.context_dim))
 
+    def learned(self, batch: Batch | dict[str, Any]) -> Iterator[tuple[Modality, Batch, Tensor]]:
+        """Yield what each modality learns from.
+
+        Args:
+            batch: one batch of scenes for all modalities, or one of files for each of them, by name.
+
+        Yields:
+            A modality, its samples, and the token (B, D) of each sample's whole caption, which is what its
+            encoder learns to predict.
+        """
+        shared = self.tokens(batch) if isinstance(batch, Batch) else None
+        for modality in self.order:
+            samples = batch if isinstance(batch, Batch) else batch[modality.value]
+            yield modality, samples, self.tokens(samples) if shared is None else shared
+
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Tensor:
-        """Return the token (B, D) of each sample's whole caption, which is what encoders learn to predict."""
+        """Return the token (B, D) of each sample's whole caption."""
         return self.text.embed(batch.captions())
 
     @torch.no_grad()
-    def latents(self, batch: Batch) -> dict[Modality, Tensor]:
-        """Return the clean latents (B, ...) of every modality."""
-        found = {m: batch[m.value] for m in self.media}
-        if self.sentences is not None:
-            found[Modality.TEXT] = self.sentences.encode(batch.captions())
-        return found
+    def latents(self, modality: Modality, batch: Batch) -> Tensor:
+        """Return the clean latents (B, ...) of one modality."""
+        if not in_words(modality):
+            return batch[modality.value]
+        return self.sentences.encode(batch.captions())
 
     @torch.no_grad()
     def preview(self, module: NoisyLatentEncoders, folder: Path) -> None:
@@ -194,10 +255,13 @@ class NoisyLatentStage(Stage):
         total = self.process.num_train_timesteps
         levels = torch.arange(0, total, max(1, total // 20), device=self.device)
         generator = torch.Generator(self.device).manual_seed(0)
-        batch = to_device(self.data().fetch(list(range(PREVIEWED))), self.device)
-        token = self.tokens(batch)
+        with self.data() as source:
+            # files are decoded and encoded for it, each once
+            count = min(PREVIEWED, len(source)) if self.config.data else PREVIEWED
+            batch = to_device(source.fetch(list(range(count))), self.device)
         curves = {}
-        for modality, x_0 in self.latents(batch).items():
+        for modality, samples, token in self.learned(batch):
+            x_0 = self.latents(modality, samples)
             known = []
             for t in levels:
                 eps = torch.randn(x_0.shape, generator=generator, device=self.device)
@@ -209,8 +273,45 @@ class NoisyLatentStage(Stage):
         draw_known(folder / "known.png", levels.tolist(), curves, "t")
 
     def export(self, module: NoisyLatentEncoders, folder: Path) -> None:
-        """Write the noisy-latent encoders."""
-        export_part(module, folder / "noisy_latent_encoders")
+        """Write the noisy-latent encoders, beside those of other modalities that are there already."""
+        place = folder / "noisy_latent_encoders"
+        export_part(with_others(module, set(self.modalities), place), place)
+
+
+def with_others(
+    trained: NoisyLatentEncoders, modalities: Collection[Modality], folder: Path
+) -> NoisyLatentEncoders:
+    """Return the encoders that a run trained together with the others in the model folder.
+
+    Args:
+        trained: the encoders of the run.
+        modalities: those that it trained.
+        folder: the encoders in the model folder, which may be missing.
+
+    Returns:
+        The encoders of these modalities, and those of all others from `folder`, with the widths and layers
+        that they have there. Those of another prompt space are not kept.
+    """
+    found = load_part(NoisyLatentEncoders, folder, "run noisy_latent first") if folder.is_dir() else None
+    if found is not None and found.config.context_dim != trained.config.context_dim:
+        found = None
+    theirs = {} if found is None else arguments_of(found)
+    ours = arguments_of(trained)
+    if theirs.keys() <= ours.keys() and ours.keys() <= {m.value for m in modalities}:
+        return trained
+    latents = {name: latent for name, latent in theirs.items() if Modality(name) not in modalities}
+    latents |= {m.value: ours[m.value] for m in trained.by_modality() if m in modalities}
+    whole = NoisyLatentEncoders(**{**strip(trained.config), "latents": latents})
+    for name, encoder in whole.towers.items():
+        origin = trained if Modality(name) in modalities else found
+        encoder.load_state_dict(origin.towers[name].state_dict())
+    return whole
+
+
+def arguments_of(encoders: NoisyLatentEncoders) -> dict[str, dict[str, Any]]:
+    """Return all arguments of each encoder, those that it shares with the others included, by modality."""
+    shared = {name: value for name, value in strip(encoders.config).items() if name != "latents"}
+    return {name: {**shared, **latent} for name, latent in encoders.config.latents.items()}
 
 
 def known_share(predicted: Tensor, token: Tensor) -> float:

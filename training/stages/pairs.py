@@ -3,10 +3,11 @@
 Training sees no more than two modalities of one sample together.
 """
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +17,15 @@ from data.source import Source
 from data.world import PAIRS
 from training.config import Config, expect
 from training.stages import Stage
+from training.stages.common import planning, say
+from training.stages.rows import has_rows
 
 Pair = tuple[Modality, Modality]
 Media = TypeVar("Media", bound=tuple[Modality, ...])
 
 
 Rule = Collection[Set[Modality]] | None
+Options = TypeVar("Options", bound="PairOptions")
 
 
 def rule_of(config: Config) -> Rule:
@@ -95,6 +99,8 @@ class PairOptions:
             another.
     """
 
+    BY_PAIR: ClassVar[tuple[str, ...]] = ("pairs", "attending", "prompt_dropout", "timestep_shift")
+
     pairs: dict[str, float]
     attending: dict[str, list[str]] = field(default_factory=dict)
     scenes: int = 8192
@@ -133,6 +139,35 @@ class PairOptions:
             True,
             "false where temporal_change is 0: there is nothing to learn",
         )
+
+    def trainable(self: Options, config: Config) -> Options:
+        """Return the options of those pairs of which the run has samples, and say which it has none of.
+
+        Args:
+            config: the run. While a run is planned its files are not read, and every pair counts.
+
+        Returns:
+            The options, with nothing in them about other pairs.
+
+        Raises:
+            InputError: if there are samples of none of the pairs.
+        """
+        rule = rule_of(config)
+        pairs = {name: parse_pair(name, rule) for name in self.pairs}
+        if planning():
+            return self
+        lacking = [name for name, pair in pairs.items() if not has_rows(config.data, pair)]
+        if not lacking:
+            return self
+        if len(lacking) == len(pairs):
+            raise InputError(f"data: no row has both media of a pair: expected some of {', '.join(lacking)}")
+        say(f"no row has both media of {', '.join(lacking)}: left out of this run")
+        gone = {frozenset(pairs[name]) for name in lacking}
+        kept = {}
+        for option in self.BY_PAIR:
+            values = getattr(self, option)
+            kept[option] = {n: v for n, v in values.items() if frozenset(parse_pair(n, rule)) not in gone}
+        return dataclasses.replace(self, **kept)
 
     def by_pair(self, name: str, rule: Rule) -> dict[Pair, Any]:
         """Return the values of an option by pair.
@@ -223,6 +258,15 @@ class PairStage(Stage):
 
     options: PairOptions
     pairs: Mapping[Pair, float]
+
+    def with_data(self, data: dict[str, Any]) -> "PairStage":
+        """Return this stage over other samples, with those of its pairs that they have."""
+        other: Any = super().with_data(data)
+        other.pairs = {pair: share for pair, share in self.pairs.items() if has_rows(data, pair)}
+        if not other.pairs:
+            names = ", ".join("+".join(pair) for pair in self.pairs)
+            raise InputError(f"data: none of the held-out rows has both media of a pair: expected {names}")
+        return other
 
     @abstractmethod
     def in_time(self, pair: Pair) -> bool:

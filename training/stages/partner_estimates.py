@@ -128,6 +128,7 @@ class PartnerEstimates:
         kinds: Sequence[Modality],
         latents: Callable[[Modality, Tensor], Tensor],
         generator: torch.Generator,
+        available: Callable[[Modality], Tensor | None] = lambda partner: None,
     ) -> Tensor:
         """Return the prompts, fused in a share of the samples with the estimate of a partner.
 
@@ -138,9 +139,10 @@ class PartnerEstimates:
             latents: a function of a partner and of row numbers (R,) that returns the partner's clean latents
                 (R, ...).
             generator: the source of all draws.
+            available: a function of a partner that says which samples have it, (B,) boolean; None for all.
 
         Returns:
-            The prompts, (B, L, D).
+            The prompts, (B, L, D). That of a sample without its partner stays as it is.
         """
         kind, kept, part = torch.rand((3, len(t)), generator=generator, device=t.device)
         levels = torch.where(kept < IN_STEP, t, (t * part).long())
@@ -150,7 +152,9 @@ class PartnerEstimates:
         start = 0.0
         for partner, share in self.shares.items():
             of_pair = torch.tensor([prompt in (self.modality, partner) for prompt in kinds], device=t.device)
-            rows = (prompted & of_pair & (kind >= start) & (kind < start + share)).nonzero().flatten()
+            chosen = prompted & of_pair & (kind >= start) & (kind < start + share)
+            has = available(partner)
+            rows = (chosen if has is None else chosen & has.to(chosen.device)).nonzero().flatten()
             start += share
             if not len(rows):
                 continue

@@ -12,6 +12,7 @@ from torch import nn
 
 from codi.modalities import in_words, kind_of
 from codi.models.codi import AUTOENCODERS, DENOISERS
+from codi.models.conditioning import null_prompt
 from codi.outputs import FIELDS
 from codi.pipeline import CoDiPipeline
 from codi.types import Modality
@@ -66,7 +67,7 @@ def write_samples(
     Args:
         model: the model folder.
         denoisers: the denoisers in training, by what they generate; several generate together.
-        captions: the prompts; caption k gets the seed k.
+        captions: the prompts; caption k gets the seed k. A blank one prompts with nothing.
         folder: where the files go.
         environment_encoders: the encoders of a joint run.
         probe: whether to write `agreement.json`, too: which of the facts in the captions the world's probes
@@ -97,6 +98,9 @@ def write_outputs(
     from codi.io import save_audio, save_video
 
     context = pipe.model.towers[Modality.TEXT].embed(captions)[:, None]
+    for number, caption in enumerate(captions):
+        if not caption:
+            context[number] = null_prompt(1, context.shape[-1], device=context.device)[0]
     out = pipe(
         outputs=outputs,
         num_samples=len(captions),

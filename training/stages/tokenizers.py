@@ -88,7 +88,7 @@ def tokenizer_of(config: Config, options: TokenizerOptions) -> str:
 
 
 def captions(config: Config) -> Iterator[str]:
-    """Yield the captions of at most `MAX_ROWS` rows of each manifest, evenly spread, and the templates' words.
+    """Yield the captions of at most `MAX_ROWS` rows of each manifest, evenly spread, and those of templates.
 
     Where the world is mixed in, each of its words is a caption.
     """
