@@ -30,6 +30,8 @@ from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import check_words, tokenizer_of, world_or_files
 
+VOCODERS = ("vocoder_config", "phase_seeded_config")  # arguments of the autoencoder, of which one is a vocoder
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
@@ -424,11 +426,13 @@ class VocoderStage(SoundStage):
     the arguments of the vocoder.
 
     Attributes:
+        section: the argument of the autoencoder that `part` becomes.
         cut: the length of a cut, in mel frames: 0.4 s.
         resolutions: the window sizes of the losses, in samples of the waveform.
     """
 
     options_class = VocoderOptions
+    section = "vocoder_config"
     cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
 
@@ -441,7 +445,7 @@ class VocoderStage(SoundStage):
             AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first"
         )
         self.shape = finished.config
-        able = finished.config.vocoder_config is not None
+        able = finished.config[self.section] is not None
         expect(
             able or not self.options.continue_from,
             "continue_from",
@@ -466,8 +470,9 @@ class VocoderStage(SoundStage):
 
     def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
         """Return a finished autoencoder as it is, but for a new vocoder of `part`."""
-        check_sections({"vocoder_config": self.config.part}, "part")
-        module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
+        check_sections({self.section: self.config.part}, "part")
+        vocoder = dict.fromkeys(VOCODERS) | {self.section: self.config.part}
+        module = AudioAutoencoder.from_config(finished.config, **vocoder)
         module.vae.load_state_dict(finished.vae.state_dict())
         module.scaling.load_state_dict(finished.scaling.state_dict())
         module.correction.load_state_dict(finished.correction.state_dict())
