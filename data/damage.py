@@ -215,8 +215,8 @@ def damage(medium: Tensor, kind: str, rng: Generator, rate: float | None = None)
     """Return one medium with one kind of damage.
 
     Args:
-        medium: a sound (S,) in [-1, 1], a picture (3, H, W) or a clip (F, 3, H, W); pixels are uint8, or float
-            in [-1, 1].
+        medium: a sound (S,) in [-1, 1], a picture (3, H, W) or a clip (F, 3, H, W); pixels are uint8, or
+            float in [-1, 1].
         kind: one of `kinds_of`.
         rng: draws how strong it is.
         rate: the sampling rate of a sound in Hz; None for `WORLD_RATE`.
@@ -265,10 +265,11 @@ def damage_some(
     """
     if not share:
         return media
-    able = [kind for kind in kinds_of(media[0]) if not kinds or kind in kinds]
+    known = kinds_of(media[0])
+    able = [kind for kind in known if not kinds or kind in kinds]
     if not able:
         raise InputError(
-            f"damage {', '.join(kinds)} is none of such media: expected some of {', '.join(kinds_of(media[0]))}"
+            f"damage {', '.join(kinds)} is none of such media: expected some of {', '.join(known)}"
         )
     device = generator.device
     seeds = torch.randint(2**62, (len(media),), generator=generator, device=device).tolist()

@@ -30,7 +30,10 @@ from training.stages.building import check_sections
 from training.stages.common import export_part, load_part, write_png, write_spectrograms
 from training.stages.files import check_words, tokenizer_of, world_or_files
 
-VOCODERS = ("vocoder_config", "phase_seeded_config")  # arguments of the autoencoder, of which one is a vocoder
+VOCODERS = (
+    "vocoder_config",
+    "phase_seeded_config",
+)  # arguments of the autoencoder, of which one is a vocoder
 
 
 @dataclass(frozen=True, kw_only=True)

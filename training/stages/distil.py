@@ -39,8 +39,8 @@ class DistilOptions:
     """Options of the stage.
 
     Attributes:
-        media: the modalities of one tower, each with the number of its media for one sample of the batch. What
-            serves several modalities and is distilled on one of them forgets the others.
+        media: the modalities of one tower, each with the number of its media for one sample of the batch. A
+            tower that serves several modalities and is distilled on one of them forgets the others.
         damage: the share of media that are damaged; of the others the student is to give the teacher's token
             as well.
         damage_kinds: the kinds of damage that are drawn from; empty for all of them.
@@ -131,8 +131,8 @@ class DistilStage(Stage):
         towers = {kind_of(m).tower for m in self.media}
         if not set(self.media) <= set(able) or len(towers) > 1:
             raise InputError(
-                f"options: media are {', '.join(self.options.media)}: expected some of {', '.join(able)}, all "
-                "of one tower"
+                f"options: media are {', '.join(self.options.media)}: expected some of {', '.join(able)}, "
+                "all of one tower"
             )
         (self.name,) = towers
         self.cls = component_class(self.name)
@@ -199,9 +199,7 @@ class DistilStage(Stage):
             media = batch[modality.value]
             with torch.no_grad():
                 wanted = self.teacher.embed(as_unit(media))
-            damaged = damage_some(
-                media, options.damage, generator, options.damage_kinds, self.rate(modality)
-            )
+            damaged = damage_some(media, options.damage, generator, options.damage_kinds, self.rate(modality))
             token = module.tower.embed(as_unit(damaged))
             distances[modality.value] = 1 - (token * wanted).sum(-1).mean()
         total = torch.stack(list(distances.values())).mean()

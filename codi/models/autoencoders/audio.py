@@ -39,7 +39,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         scaling_factor: the one released factor; None: per-channel statistics, measured in training.
         correction_size: (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE
             blurs; None: nothing is corrected.
-        phase_seeded_config: arguments of `PhaseSeededVocoder`, which then is the vocoder; None: there is none.
+        phase_seeded_config: arguments of `PhaseSeededVocoder`, which then is the vocoder; None: it is not.
     """
 
     @register_to_config
