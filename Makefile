@@ -17,8 +17,8 @@ INSTALLED := $(VENV)/.installed
 
 # In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noisy-latent encoders come as soon as the
 # geometry of clips is known, from the vision denoiser, since other denoisers train with what they tell.
-STAGES := autoencoder_image autoencoder_audio autoencoder_text autoencoder_text_noised \
-          align_image align_audio align_video \
+STAGES := autoencoder_image autoencoder_audio phase_seeded_vocoder autoencoder_text autoencoder_text_noised \
+          align_image align_audio align_video distil_audio distil_vision \
           denoise_image noisy_latent_encoders denoise_video denoise_audio denoise_text \
           temporal_change joint_audio joint_video
 # Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.

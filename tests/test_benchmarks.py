@@ -3,7 +3,12 @@
 import json
 import re
 
+import torch
+
+from benchmarks import damage, vocoder
 from benchmarks import training as benchmark
+from codi.types import Modality
+from codi.world import render_sounds, sample_scenes
 
 
 def test_the_quick_benchmark_measures_a_stage_and_compares_three_loops(tmp_path, capsys):
@@ -46,3 +51,28 @@ def test_a_step_counts_where_its_batch_and_the_next_are_of_one_kind():
         held = number // benchmark.BLOCK % 2 == 1
         now += 50.0 if number % benchmark.BLOCK == benchmark.BLOCK - 1 else 1.0 if held else 2.0
     assert benchmark.intervals(times) == (2.0, 1.0)
+
+
+def test_damaged_prompts_are_held_against_all_looks():
+    model = damage.DamagedPrompts()
+    scenes = sample_scenes(4, 9)
+    kinds = damage.kinds(Modality.IMAGE, scenes)
+    assert kinds[0] == damage.CLEAN and {"jpeg", "dim"} <= set(kinds)
+    clean = damage.nearest(model, Modality.IMAGE, scenes)
+    assert set(clean) == {"shape", "colour", "place", "mean"} and clean["mean"] == 1
+    pixels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    model.kind = "screenshot"
+    assert (model.prepared(Modality.IMAGE, pixels) != -1).any()
+
+
+def test_an_untrained_listener_knows_nothing_and_a_line_says_so():
+    listener = vocoder.trained(1, 0)
+    scenes = sample_scenes(4, 9)
+    logits = listener(render_sounds(scenes))
+    assert {name: tuple(rows.shape) for name, rows in logits.items()} == {
+        "place": (4, 4),
+        "timbre": (4, 6),
+        "pitch": (4, 8),
+    }
+    said = vocoder.line(listener, scenes, lambda true: true)
+    assert re.search(r"onset F1 1.000  STFT 0.000 ", said) and said.startswith("place ")

@@ -224,6 +224,7 @@ class Trainer:
         norm = None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.samples + config.batch_size)
+        self.stage.progress = self.samples / config.samples
         for micro in range(config.accumulate):
             indices, batch = next(batches)
             self._seed(micro * self.world + self.rank)

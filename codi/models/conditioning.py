@@ -32,6 +32,7 @@ from codi.vocabulary import ClosedVocabulary, Reading, closed_vocabulary, load_t
 
 # Fast tokenizers keep padding and truncation as a state, which two threads must not change at once.
 _TOKENIZING = threading.Lock()
+MOST_GAIN = 100.0  # by which a sound is amplified before its tower: what is fainter is taken for silence
 
 
 class Bridge(nn.Module):
@@ -292,10 +293,12 @@ class AudioTower(ModelMixin, ConfigMixin, PromptEncoder):
     Args:
         audio_config: arguments of ClapAudioConfig.
         mel_config: arguments of `LogMel`.
+        peak: the largest absolute value to which every sound is brought, so that loudness says nothing; None
+            leaves sounds as loud as they are. None is amplified by more than `MOST_GAIN`, and silence stays.
     """
 
     @register_to_config
-    def __init__(self, audio_config: dict[str, Any], mel_config: dict[str, Any]):
+    def __init__(self, audio_config: dict[str, Any], mel_config: dict[str, Any], peak: float | None = None):
         super().__init__()
         self.log_mel = LogMel(**mel_config)
         self.audio = ClapAudioModelWithProjection(ClapAudioConfig(**audio_config))
@@ -315,8 +318,16 @@ class AudioTower(ModelMixin, ConfigMixin, PromptEncoder):
 
     def features(self, raw: Tensor) -> Tensor:
         """Return the features (B, D) of waveforms (B, S) in [-1, 1], before the bridge."""
-        mel = self.log_mel(raw).to(self.dtype)
+        mel = self.log_mel(self.levelled(raw)).to(self.dtype)
         return self.trunk(mel[:, None])
+
+    def levelled(self, raw: Tensor) -> Tensor:
+        """Return waveforms (B, S) brought to `peak`, if the tower has one."""
+        peak = self.config.peak
+        if peak is None:
+            return raw
+        loudest = raw.abs().amax(dim=-1, keepdim=True)
+        return raw * (peak / loudest.clamp_min(peak / MOST_GAIN))
 
     def trunk(self, inputs: Tensor) -> Tensor:
         """Return (B, D) of log-mel spectrograms (B, 1, T, M)."""

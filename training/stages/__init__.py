@@ -41,11 +41,13 @@ class Stage:
             another run, and does not resume this one.
         device: where the frozen parts are.
         config: the run.
+        progress: the share in [0, 1) of the run's samples that were seen before this step; the loop sets it.
     """
 
     identity: tuple[str, ...] = ()
     device: torch.device
     config: Config
+    progress: float = 0.0
 
     @abstractmethod
     def __init__(self, config: Config) -> None:
@@ -186,7 +188,9 @@ STAGES: dict[str, str] = {
     "autoencoder_audio": "training.stages.autoencoder:MelStage",
     "autoencoder_text": "training.stages.autoencoder:TextStage",
     "vocoder": "training.stages.autoencoder:VocoderStage",
+    "phase_seeded_vocoder": "training.stages.phase_seeded:PhaseSeededStage",
     "align": "training.stages.align:AlignStage",
+    "distil": "training.stages.distil:DistilStage",
     "denoise": "training.stages.denoise:DenoiseStage",
     "noisy_latent": "training.stages.noisy_latent:NoisyLatentStage",
     "joint": "training.stages.joint:JointStage",

@@ -27,6 +27,7 @@ from codi.models.conditioning import Bridge, TextTower
 from codi.types import InputError, Modality, ModalitySpec
 from codi.world import ATTRIBUTES, RENDERERS, VISIBLE, Scene, caption
 from data.batch import Batch
+from data.damage import KINDS, damage_some
 from data.world import random_facts, scene_at
 from training.config import Config, check_names, expect, strict
 from training.dry_run import empty, whole_numbers
@@ -68,6 +69,8 @@ class AlignOptions:
         continue_from: start from the tower in the model folder; for sounds alone.
         tokenizer: what a new text tower reads, such as {"kind": "bpe", "size": 4096}
             (`training.stages.tokenizers.TokenizerOptions`).
+        damage: the share of media that ordinary damage has befallen (`data.damage`); captions stay.
+        damage_kinds: the kinds of damage that are drawn from; empty for all that befall the modality.
     """
 
     modality: str
@@ -77,9 +80,13 @@ class AlignOptions:
     validation_scenes: int = 256
     continue_from: bool = False
     tokenizer: dict[str, Any] = field(default_factory=dict)
+    damage: float = 0.0
+    damage_kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expect(self.rhythm >= 0, "rhythm", self.rhythm, "0 or more")
+        expect(0 <= self.damage <= 1, "damage", self.damage, "0 to 1")
+        check_names(self.damage_kinds, KINDS, "options.damage_kinds")
         kind = kind_of(self.modality)
         able = kind.aligned == (kind.tower,) or not self.continue_from
         expect(
@@ -256,6 +263,12 @@ class AlignStage(Stage):
         spec = self.kind.aligned_geometry(known, self.config.part.get(self.kind.tower, {}))
         return {} if spec is None else {self.modality: spec}
 
+    @property
+    def rate(self) -> float | None:
+        """The rate of the media in their own steps per second, where a part states it."""
+        spec = self.geometry().get(self.modality)
+        return None if spec is None else spec.rate
+
     def pairs(self, batch: Batch) -> dict[str, Any]:
         """Return a batch of files in the form that `render` gives a batch of scenes.
 
@@ -317,10 +330,9 @@ class AlignStage(Stage):
         motions, if it is on.
         """
         text = module.towers[TEXT_TOWER] if self.makes_text else self.text
-        captions, media = (
-            text.embed(batch["captions"]),
-            self.tower(module).embed(self.prepare(batch["media"])),
-        )
+        options = self.options
+        media = damage_some(batch["media"], options.damage, generator, options.damage_kinds, self.rate)
+        captions, media = text.embed(batch["captions"]), self.tower(module).embed(self.prepare(media))
         bridged = module(captions, media, batch["match"], batch["ignored"])
         if not self.makes_text:
             extras = {"scale": module.scale.detach()}

@@ -36,6 +36,11 @@ from training.stages.tokenizers import read_tokenizer_options, tokenizer_of
 PIXELS = (None, 1, 2)  # the axes of a picture (3, H, W) that run along those of its raw shape
 FRAMES = (0,)  # that of a log-mel (T, M) which runs along its sound
 
+VOCODERS = (
+    "vocoder_config",
+    "phase_seeded_config",
+)  # arguments of the autoencoder, of which one is a vocoder
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
@@ -498,11 +503,13 @@ class VocoderStage(SoundStage):
     the arguments of the vocoder.
 
     Attributes:
+        section: the argument of the autoencoder that `part` becomes.
         cut: the length of a cut, in mel frames: 0.4 s.
         resolutions: the window sizes of the losses, in samples of the waveform.
     """
 
     options_class = VocoderOptions
+    section = "vocoder_config"
     cut = 40  # mel frames, 0.4 s
     resolutions = (128, 256, 512, 1024, 2048)
 
@@ -515,7 +522,7 @@ class VocoderStage(SoundStage):
             AudioAutoencoder, self.config.model / self.component, "run autoencoder_audio first"
         )
         self.shape = finished.config
-        able = finished.config.vocoder_config is not None
+        able = finished.config[self.section] is not None
         expect(
             able or not self.options.continue_from,
             "continue_from",
@@ -540,8 +547,9 @@ class VocoderStage(SoundStage):
 
     def with_new_vocoder(self, finished: AudioAutoencoder) -> AudioAutoencoder:
         """Return a finished autoencoder as it is, but for a new vocoder of `part`."""
-        check_sections({"vocoder_config": self.config.part}, "part")
-        module = AudioAutoencoder.from_config(finished.config, vocoder_config=self.config.part)
+        check_sections({self.section: self.config.part}, "part")
+        vocoder = dict.fromkeys(VOCODERS) | {self.section: self.config.part}
+        module = AudioAutoencoder.from_config(finished.config, **vocoder)
         module.vae.load_state_dict(finished.vae.state_dict())
         module.scaling.load_state_dict(finished.scaling.state_dict())
         module.correction.load_state_dict(finished.correction.state_dict())

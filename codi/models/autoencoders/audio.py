@@ -1,6 +1,7 @@
 """The autoencoder of sounds: a log-mel spectrogram, AutoencoderKL on it, and a vocoder.
 
-The vocoder, which turns spectrograms into waveforms, is a HiFi-GAN, or Griffin-Lim where none was trained.
+The vocoder, which turns spectrograms into waveforms, is a HiFi-GAN or a phase-seeded network, or Griffin-Lim
+where none was trained.
 Front end and geometry follow AudioLDM (arXiv 2301.12503), as the paper does. The released model has `patch`
 (1, 1) and the one factor 0.9228.
 Letters: B batch, C channels, S samples, T mel frames, M mel bands, t m latent positions.
@@ -18,6 +19,7 @@ from transformers.models.speecht5.configuration_speecht5 import SpeechT5HifiGanC
 from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
 
 from codi.models.autoencoders.mel import GriffinLim, LogMel, MelCorrection
+from codi.models.autoencoders.phase_seeded import PhaseSeededVocoder
 from codi.models.autoencoders.scaling import LatentScaling
 from codi.protocols import Autoencoder
 
@@ -27,8 +29,8 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
 
     Args:
         vae_config: constructor arguments of AutoencoderKL; its channels in and out are the patch's area.
-        vocoder_config: arguments of SpeechT5HifiGanConfig; None: Griffin-Lim, until the vocoder stage has
-            trained one.
+        vocoder_config: arguments of SpeechT5HifiGanConfig; None: no HiFi-GAN, so Griffin-Lim, until a vocoder
+            stage has trained another.
         mel_config: arguments of `LogMel`.
         num_samples: samples of one sound, as the model makes it unasked.
         patch: (time, frequency) cells that are folded into channels in front of the VAE.
@@ -37,6 +39,7 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         scaling_factor: the one released factor; None: per-channel statistics, measured in training.
         correction_size: (frames, bands) of the cells from which `MelCorrection` makes up for what the VAE
             blurs; None: nothing is corrected.
+        phase_seeded_config: arguments of `PhaseSeededVocoder`, which then is the vocoder; None: it is not.
     """
 
     @register_to_config
@@ -51,15 +54,21 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
         mel_std: float = 1.0,
         scaling_factor: float | None = None,
         correction_size: tuple[int, int] | None = None,
+        phase_seeded_config: dict[str, Any] | None = None,
     ):
         super().__init__()
+        assert vocoder_config is None or phase_seeded_config is None, (
+            "vocoder_config and phase_seeded_config: expected one vocoder, not two"
+        )
         channels = patch[0] * patch[1]
         self.log_mel = LogMel(**mel_config)
         self.vae = AutoencoderKL(**{"in_channels": channels, "out_channels": channels, **vae_config})
-        trained = vocoder_config is not None
-        self.vocoder = (
-            SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config)) if trained else GriffinLim(self.log_mel)
-        )
+        if vocoder_config is not None:
+            self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**vocoder_config))
+        elif phase_seeded_config is not None:
+            self.vocoder = PhaseSeededVocoder(self.log_mel, **phase_seeded_config)
+        else:
+            self.vocoder = GriffinLim(self.log_mel)
         self.scaling = LatentScaling(self.vae.config.latent_channels, scaling_factor)
         self.correction = (
             MelCorrection(self.log_mel.bank.shape[1], *correction_size) if correction_size else nn.Identity()
@@ -134,10 +143,12 @@ class AudioAutoencoder(ModelMixin, ConfigMixin, Autoencoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode normalised latents (B, C, t, m) into waveforms (B, S) in [-1, 1].
 
-        Griffin-Lim amplifies differences in the last bit, and the size of a batch may change that bit. With
-        Griffin-Lim, sounds are therefore decoded one by one.
+        Phases that are found from magnitudes amplify differences in the last bit, and the size of a batch may
+        change that bit. With Griffin-Lim and the phase-seeded vocoder, sounds are therefore decoded one by
+        one.
         """
-        parts = latent.split(1 if isinstance(self.vocoder, GriffinLim) else len(latent))
+        finds_phases = isinstance(self.vocoder, (GriffinLim, PhaseSeededVocoder))
+        parts = latent.split(1 if finds_phases else len(latent))
         return torch.cat([self.vocode(self.decode_mel(part)) for part in parts]).clamp(-1, 1)
 
     def vocode(self, mel: Tensor) -> Tensor:

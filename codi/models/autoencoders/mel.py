@@ -264,14 +264,14 @@ class GriffinLim(Exact):
         return self._istft(spectrum, length)
 
     def unmel(self, bands: Tensor) -> Tensor:
-        """Find magnitudes (K, T), none negative, that give the amplitudes of the bands (T, M)."""
+        """Find magnitudes (..., K, T), none negative, that give the amplitudes of the bands (..., T, M)."""
         magnitude = bands @ self.bank.float().T
         for _ in range(self.num_updates):
             magnitude = self._towards(bands, magnitude)
-        return magnitude.T
+        return magnitude.mT
 
     def _towards(self, bands: Tensor, magnitude: Tensor) -> Tensor:
-        """Take one multiplicative step with magnitudes (T, K) towards the bands (T, M).
+        """Take one multiplicative step with magnitudes (..., T, K) towards the bands (..., T, M).
 
         What lies in no band becomes 0.
         """
@@ -302,29 +302,29 @@ def peak_phases(magnitude: Tensor, n_fft: int, hop_length: int) -> Tensor:
     window.
 
     Args:
-        magnitude: magnitudes (K, T) of a spectrum.
+        magnitude: magnitudes (..., K, T) of spectra.
         n_fft: samples of a window.
         hop_length: samples from one frame to the next.
 
     Returns:
-        The phases (K, T) in radians.
+        The phases (..., K, T) in radians.
     """
-    level = magnitude.T.clamp_min(1e-12).log()  # (T, K)
-    left = level[:, :-2]
-    mid = level[:, 1:-1]
-    right = level[:, 2:]
+    level = magnitude.mT.clamp_min(1e-12).log()  # (..., T, K)
+    left = level[..., :-2]
+    mid = level[..., 1:-1]
+    right = level[..., 2:]
     is_peak = nnf.pad((mid > left) & (mid >= right), (1, 1))
     bend = (2 * mid - left - right).clamp_min(1e-9)
     # A parabola through a peak and its neighbours tells its frequency more finely than the bins do.
     shift = nnf.pad(((right - left) / (2 * bend)).clamp(-0.5, 0.5), (1, 1))  # in bins
-    bins = torch.arange(level.shape[1], device=level.device)
-    owner = _nearest(is_peak)
-    advance = 2 * torch.pi * hop_length / n_fft * (owner + shift.gather(1, owner))
-    turn = torch.pi * (bins - owner)
+    bins = torch.arange(level.shape[-1], device=level.device)
+    owner = _nearest(is_peak.flatten(0, -2)).unflatten(0, is_peak.shape[:-1])
+    advance = 2 * torch.pi * hop_length / n_fft * (owner + shift.gather(-1, owner))
+    turn = (torch.pi * (bins - owner)).unbind(-2)
     rows = [turn[0]]
-    for peak, step, alternation in zip(owner[1:], advance[1:], turn[1:]):
-        rows.append(((rows[-1][peak] + step) % (2 * torch.pi)) + alternation)
-    return torch.stack(rows, dim=1)
+    for peak, step, alternation in zip(owner.unbind(-2)[1:], advance.unbind(-2)[1:], turn[1:]):
+        rows.append(((rows[-1].gather(-1, peak) + step) % (2 * torch.pi)) + alternation)
+    return torch.stack(rows, dim=-1)
 
 
 def _nearest(marked: Tensor) -> Tensor:
