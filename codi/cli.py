@@ -33,6 +33,7 @@ from codi import (
     provenance,
     renamed,
     submit_command,
+    upscale_command,
     vary,
     verify_command,
 )
@@ -125,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
+    upscale_command.add_command(commands).set_defaults(run=_upscale)
     _add_submit(commands)
     grid_command.add_command(commands, _add_making).set_defaults(
         run=lambda args: grid_command.run(args, _generate, _print_path)
@@ -306,6 +308,12 @@ def _add_steering(generate: Any) -> None:
         metavar="NAME",
         help="gradients beside guidance: prompt or agreement with options, such as "
         "prompt:scale=0.2:outputs=audio+video:interval=0-0.5",
+    )
+    generate.add_argument(
+        "--upscale",
+        metavar="X",
+        help="make pictures and clips so many times larger by a second model, such as 4, or "
+        "4:noise_level=0.05:num_inference_steps=8 (docs/cascade.md)",
     )
     generate.add_argument(
         "--start-offset",
@@ -556,6 +564,11 @@ def _vary(args: argparse.Namespace) -> int:
 def _continue(args: argparse.Namespace) -> int:
     """Continue a clip, a sound or both, beyond the length of the model."""
     return continue_command.run(args, _print_path)
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    """Make pictures and clips larger."""
+    return upscale_command.run(args, _print_path)
 
 
 def _submit(args: argparse.Namespace) -> int:

@@ -391,6 +391,34 @@ class NoisyLatentEncoder:
         """
 
 
+class Upscaler:
+    """Makes pictures larger: the second model of a cascade, which takes decoded pictures and frames.
+
+    Attributes:
+        factor: how many times larger a side becomes.
+        max_noise_level: the most noise that it can be told of (noise-conditioning augmentation).
+    """
+
+    factor: int
+    max_noise_level: float
+
+    @abstractmethod
+    def upscale(
+        self, small: Tensor, generator: torch.Generator, noise_level: float, num_inference_steps: int
+    ) -> Tensor:
+        """Make one picture, or the frames of one clip, larger, all from the same noise.
+
+        Args:
+            small: (B, 3, h, w) in [-1, 1].
+            generator: the source of the noise, on the CPU.
+            noise_level: the deviation of the noise that is put over `small` first, 0 to `max_noise_level`.
+            num_inference_steps: the steps of the sampler.
+
+        Returns:
+            (B, 3, factor h, factor w) in [-1, 1], float32.
+        """
+
+
 class ByModality:
     """A component that holds one network for each of several modalities, such as environment encoders."""
 

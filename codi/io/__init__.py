@@ -26,6 +26,7 @@ height, W width.
     streams.py     the same, piece by piece
     tags.py        what a file carries about how it was made
     dub.py         a clip with another sound, its frames untouched
+    reframe.py     a clip with other frames, its sound untouched
 """
 
 from codi.io.dub import save_dubbed
@@ -48,6 +49,7 @@ from codi.io.fit import fit_audio, fit_image, fit_video, from_unit, to_unit
 from codi.io.gates import MAX_MINUTES, MAX_PIXELS, check_audio, check_file, check_pixels, probe
 from codi.io.pictures import image_to_tensor
 from codi.io.read import Video, check_prompt, describe, load_audio, load_image, load_video
+from codi.io.reframe import save_reframed
 from codi.io.streams import stream_audio, stream_video
 from codi.io.tags import read_text
 from codi.io.write import check_writers, save_audio, save_image, save_video
@@ -84,6 +86,7 @@ __all__ = [
     "save_image",
     "save_json",
     "save_manifest",
+    "save_reframed",
     "save_text",
     "save_video",
     "sha256_of",
