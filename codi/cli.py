@@ -11,6 +11,7 @@ import gc
 import os
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -553,11 +554,33 @@ def _make(session: "Session", todo: "list[Job]", limit: int, show: Callable[[Pat
 
 def _vary(args: argparse.Namespace) -> int:
     """Make variations as `codi generate` does, and a sheet of them."""
+    if args.blend is not None:
+        return _blend(args)
     asked = build_parser().parse_args(["generate", *vary.arguments(args)])
     asked.owns_process = args.owns_process
     code = _generate(asked)
     if code == 0:
         _print_path(vary.write_sheet(asked.out))
+    return code
+
+
+def _blend(args: argparse.Namespace) -> int:
+    """Make what passes from one file to another as `codi generate --jobs` does, and a sheet of it."""
+    made: list[Path] = []
+
+    def show(path: Path) -> None:
+        made.append(path)
+        _print_path(path)
+
+    with tempfile.TemporaryDirectory() as place:
+        jobs = Path(place) / "blend.jsonl"
+        jobs.write_text("\n".join(vary.blend_lines(args)) + "\n", encoding="utf-8")
+        asked = build_parser().parse_args(["generate", *vary.blend_arguments(args, str(jobs))])
+        asked.owns_process = args.owns_process
+        code = _generate(asked, show)
+    if code == 0 and made:
+        made.sort()
+        _print_path(vary.draw_sheet(args.out, made, [path.name for path in made], len(made)))
     return code
 
 

@@ -186,6 +186,17 @@ class Control:
             (B*F, C, H, W), with as many channels and of the extent that the features there have.
         """
 
+    @abstractmethod
+    def rows(self, rows: Tensor) -> "Control":
+        """Return the control of some of the latents alone.
+
+        Args:
+            rows: (K,) which of the B latents.
+
+        Returns:
+            The same for K latents.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weakening:

@@ -96,7 +96,7 @@ def test_it_is_saved_with_the_model_and_loaded_again(pipe, folder):
     made = [
         p(**{**CALL, "outputs": "image"}, upscale=ASKED, output_type="pt").images[0] for p in (pipe, again)
     ]
-    assert torch.equal(*made)
+    assert (made[0].int() - made[1].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
