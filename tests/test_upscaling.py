@@ -12,7 +12,9 @@ from PIL import Image
 from codi import io, jobs, records, upscale_command
 from codi.border import parse_upscale
 from codi.cli import build_parser, main
+from codi.continuing import extend
 from codi.pipeline import CoDiPipeline
+from codi.serve.making import _size
 from codi.types import InputError, Modality
 from codi.upscaling import NOISE_LEVEL, STEPS, Upscale
 from tests import tiny_pipeline
@@ -146,6 +148,18 @@ def test_a_job_has_it_from_options_from_a_line_and_from_its_record(pipe, tmp_pat
 def test_a_record_that_says_something_else_is_refused(wrong):
     assert not records.RESOLVED["upscale"](wrong)
     assert records.RESOLVED["upscale"](ASKED)
+
+
+def test_what_is_continued_goes_on_in_the_models_own_size(pipe):
+    with pytest.raises(InputError, match="upscale was given: windows go on in the model's own size"):
+        extend(pipe, {"audio": sound()}, seconds=2, upscale=4)
+
+
+def test_a_server_counts_the_pixels_and_the_steps_that_are_made(pipe):
+    plain = pipe.resolve(given=(), outputs="image", num_inference_steps=2)
+    large = pipe.resolve(given=(), outputs="image", num_inference_steps=2, upscale=4)
+    assert _size(large)["pixels"] == 16 * _size(plain)["pixels"] == 128**2
+    assert (_size(plain)["steps"], _size(large)["steps"]) == (2, STEPS)
 
 
 # codi upscale ----------------------------------------------------------

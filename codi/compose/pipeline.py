@@ -282,8 +282,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         """What makes decoded media larger, by modality: its own part, or else the text model's."""
         found = dict(self.model.upscalers)
         if self.image_upscaler is not None:
-            names = UPSCALERS.items()
-            found |= {m: self.image_upscaler for m, name in names if name == "image_upscaler"}
+            found |= {m: self.image_upscaler for m, name in UPSCALERS.items() if name in self._own_parts()}
         return found
 
     def _read_as_prompts(self) -> list[Modality]:
