@@ -23,7 +23,7 @@ STAGES := autoencoder_image autoencoder_audio phase_seeded_vocoder autoencoder_t
           temporal_change joint_audio joint_video
 # Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
 OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio \
-                   control_beats_audio control_beats_video control_melody control_loudness control_sketch control_layout
+                   control_beats_audio control_beats_video control_melody control_loudness control_sketch control_layout super_resolution
 
 # glibc hands large blocks back to the system after every step; keeping them makes training on a CPU about a third faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456

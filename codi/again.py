@@ -224,7 +224,7 @@ def _scales(record: Record, args: argparse.Namespace, outputs: tuple[Modality, .
 
 
 def _named(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ...]) -> dict[str, Any]:
-    """Return the guiders and the classifier guidance that the command line names, and else the record's."""
+    """Return the settings of `jobs.NAMED` that the command line names, and else the record's."""
     found: dict[str, Any] = {}
     for name, parse in jobs.NAMED.items():
         if getattr(args, name) is not None:
@@ -236,6 +236,8 @@ def _named(record: Record, args: argparse.Namespace, outputs: tuple[Modality, ..
             found["guider"] = {key: record.resolved["guider"][key] for key in both} or None
     if "classifier_guidance" not in found:
         found["classifier_guidance"] = record.classifier_guidance(outputs)
+    if "upscale" not in found and any(kind_of(m).spatial for m in outputs):
+        found["upscale"] = record.resolved.get("upscale")
     return found
 
 

@@ -51,6 +51,7 @@ MEANT = {  # what people write -> the argument that they mean, where a similar s
     "init_image": "start",
     "denoising_strength": "strength",
     "jump_n_sample": "resample_steps",
+    "super_resolution": "upscale",
 }
 NUMBERS = (  # arguments that are numbers, or hold them
     "num_samples",
@@ -74,6 +75,7 @@ NUMBERS = (  # arguments that are numbers, or hold them
     "audio_length_in_s",
     "sync",
     "auxiliary_caption",
+    "upscale",
     "return_dict",
 )
 LONGEST = 60  # characters of an address in a message
@@ -329,6 +331,31 @@ def parse_classifier(value: Any, option: str) -> dict[str, Any] | None:
             "'scale': 0.2}"
         )
     return dict(value)
+
+
+def parse_upscale(value: Any, option: str) -> dict[str, Any] | None:
+    """Return how much larger pictures are made, typed or from JSON, as a dict with "factor"; None for None.
+
+    Args:
+        value: as typed, `4` or `4:noise_level=0.1`; as in JSON, 4 or {"factor": 4, "noise_level": 0.1}.
+        option: the name of the option, for messages.
+
+    Returns:
+        The factor and the other options. Whether a model can do that is not checked.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if value is None or isinstance(value, Mapping):
+        return None if value is None else dict(value)
+    if isinstance(value, str):
+        named = parse_named(value, option)
+        value = _typed_value(named.pop("name"))
+    else:
+        named = {}
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{option} is {value!r:.80}: expected a factor such as 4, or 4:noise_level=0.1")
+    return {"factor": value, **named}
 
 
 def check_number(name: str, value: Any) -> float:

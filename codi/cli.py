@@ -11,6 +11,7 @@ import gc
 import os
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from codi import (
     provenance,
     renamed,
     submit_command,
+    upscale_command,
     vary,
     verify_command,
 )
@@ -125,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     unasked = _add_generate(commands).parse_args(["--out", "."])
     vary.add_command(commands).set_defaults(run=_vary)
     continue_command.add_command(commands).set_defaults(run=_continue)
+    upscale_command.add_command(commands).set_defaults(run=_upscale)
     _add_submit(commands)
     grid_command.add_command(commands, _add_making).set_defaults(
         run=lambda args: grid_command.run(args, _generate, _print_path), unasked=unasked
@@ -307,6 +310,12 @@ def _add_steering(generate: Any) -> None:
         metavar="NAME",
         help="gradients beside guidance: prompt or agreement with options, such as "
         "prompt:scale=0.2:outputs=audio+video:interval=0-0.5",
+    )
+    generate.add_argument(
+        "--upscale",
+        metavar="X",
+        help="make pictures and clips so many times larger by a second model, such as 4, or "
+        "4:noise_level=0.05:num_inference_steps=8 (docs/cascade.md)",
     )
     generate.add_argument(
         "--start-offset",
@@ -546,6 +555,8 @@ def _make(session: "Session", todo: "list[Job]", limit: int, show: Callable[[Pat
 
 def _vary(args: argparse.Namespace) -> int:
     """Make variations as `codi generate` does, and a sheet of them."""
+    if args.blend is not None:
+        return _blend(args)
     asked = build_parser().parse_args(["generate", *vary.arguments(args)])
     asked.owns_process = args.owns_process
     code = _generate(asked)
@@ -554,9 +565,34 @@ def _vary(args: argparse.Namespace) -> int:
     return code
 
 
+def _blend(args: argparse.Namespace) -> int:
+    """Make what passes from one file to another as `codi generate --jobs` does, and a sheet of it."""
+    made: list[Path] = []
+
+    def show(path: Path) -> None:
+        made.append(path)
+        _print_path(path)
+
+    with tempfile.TemporaryDirectory() as place:
+        jobs = Path(place) / "blend.jsonl"
+        jobs.write_text("\n".join(vary.blend_lines(args)) + "\n", encoding="utf-8")
+        asked = build_parser().parse_args(["generate", *vary.blend_arguments(args, str(jobs))])
+        asked.owns_process = args.owns_process
+        code = _generate(asked, show)
+    if code == 0 and made:
+        made.sort()
+        _print_path(vary.draw_sheet(args.out, made, [path.name for path in made], len(made)))
+    return code
+
+
 def _continue(args: argparse.Namespace) -> int:
     """Continue a clip, a sound or both, beyond the length of the model."""
     return continue_command.run(args, _print_path)
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    """Make pictures and clips larger."""
+    return upscale_command.run(args, _print_path)
 
 
 def _submit(args: argparse.Namespace) -> int:

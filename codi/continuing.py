@@ -405,6 +405,8 @@ def _check_asked(direction: str, between: bool, loop: bool, call: Mapping[str, A
         raise InputError(
             f"direction is {direction!r} beside {what}, which closes a gap: expected no direction"
         )
+    if call.get("upscale") is not None:
+        raise InputError("upscale was given: windows go on in the model's own size; expected none")
     for name in TAKEN:
         if call.get(name) is not None:
             raise InputError(f"{name} was given: windows have their own; expected none")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from codi.modalities import Attribute, kinds
-from codi.protocols import Autoencoder, ByModality, Denoiser, PromptEncoder
+from codi.protocols import Autoencoder, ByModality, Denoiser, PromptEncoder, Upscaler
 from codi.tensor_files import AGAIN
 from codi.types import InputError
 
@@ -26,6 +26,7 @@ OURS = (
     "codi.models.control",
     "codi.models.denoisers",
     "codi.models.released",
+    "codi.models.upscaler",
     "codi.compose.decoupled_attention",
     "codi.compose.environment",
     "codi.compose.joint_adapters",
@@ -105,7 +106,12 @@ def _contract(name: str) -> tuple[type, ...]:
 
     if name == "scheduler":
         return (SchedulerMixin,)
-    contracts = {"autoencoder": Autoencoder, "tower": PromptEncoder, "denoiser": Denoiser}
+    contracts = {
+        "autoencoder": Autoencoder,
+        "tower": PromptEncoder,
+        "denoiser": Denoiser,
+        "upscaler": Upscaler,
+    }
     for attribute, contract in contracts.items():
         if name in Attribute(attribute).values():
             return (contract,)

@@ -16,7 +16,14 @@ from typing import Any
 
 from codi import edits as editing
 from codi import renamed
-from codi.border import check_address, parse_classifier, parse_guiders, parse_scale, without_aliases
+from codi.border import (
+    check_address,
+    parse_classifier,
+    parse_guiders,
+    parse_scale,
+    parse_upscale,
+    without_aliases,
+)
 from codi.continued import Continued
 from codi.controls import asked as controls
 from codi.edits import Edits
@@ -49,7 +56,7 @@ SETTINGS = (
     "sync_guidance_scale",
 )
 # named settings with options, and how each is read; None for the model's own
-NAMED = {"guider": parse_guiders, "classifier_guidance": parse_classifier}
+NAMED = {"guider": parse_guiders, "classifier_guidance": parse_classifier, "upscale": parse_upscale}
 LENGTHS = ("agree", "free")  # whether a clip and a sound that are made together last equally long
 RANDOM = "random"  # stands for a seed that is drawn
 # Not defaults of the parser, so that a record given with --from may decide what nobody named.
@@ -122,6 +129,7 @@ class Job:
             for each output by name; None for the model's own.
         guider: the variant of guidance, or one for each output by name; None for the model's own.
         classifier_guidance: the built-in function whose gradients act, with its options; None for none.
+        upscale: how much larger pictures and clips are made (`codi.upscaling`); None for not at all.
         sizes: those of `SIZES` that are not the model's own.
         negatives: prompts to steer away from.
         candidates: how many are drawn for each sample, of which the best is kept.
@@ -154,6 +162,7 @@ class Job:
     start_offset: Scale = None
     guider: dict[str, Any] | None = None
     classifier_guidance: dict[str, Any] | None = None
+    upscale: dict[str, Any] | None = None
     sizes: dict[str, float] = field(default_factory=dict)
     negatives: tuple[Item, ...] = ()
     candidates: int = 1

@@ -112,7 +112,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
     model_cpu_offload_seq = (
         "text_tower->vision_tower->audio_tower->environment_encoders->noisy_latent_encoders"
         "->text_denoiser->vision_denoiser->audio_denoiser"
-        "->text_autoencoder->image_autoencoder->audio_autoencoder"
+        "->text_autoencoder->image_autoencoder->audio_autoencoder->image_upscaler"
     )
 
     @_by_fixed_names
@@ -702,6 +702,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
         resample_steps: int | None = None,
         source_prompt: str | Mapping[str, str] | None = None,
         regions: Sequence[Region | Mapping[str, Any]] | None = None,
+        upscale: Any = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -787,6 +788,9 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             regions: prompts for parts of outputs in space and time, a list of dicts such as {"text": "a red
                 ball", "box": (0, 0, 0.5, 1), "interval": (0, 1)} (`codi.regions`). What none of them covers
                 has the prompt of the call.
+            upscale: how many times larger pictures and clips are made by a second model, 4, or a dict of
+                "factor", "noise_level" and "num_inference_steps" (`codi.upscaling`); height and width are
+                those before. None for not at all.
             output_type: "pil", "pt", "np" or "latent", see `CoDiOutput`.
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed. With
@@ -840,6 +844,7 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             guidance_rescale=guidance_rescale,
             guider=guider,
             classifier_guidance=classifier_guidance,
+            upscale=upscale,
             start_offset=start_offset,
             sizes=sizes,
             lengths=lengths,
@@ -924,6 +929,8 @@ class CoDiPipeline(AdapterMixin, ControlMixin, MemoryMixin, CallMixin, Diffusion
             latents = selection.take(latents, kept)
             media = selection.take(media, kept)
             seeds = [seeds[row] for row in kept]
+        if request.upscale is not None:
+            media = request.upscale.apply(media, seeds, self.model.upscalers, self._execution_device)
         out = self._output(latents, media, seeds, request.output_type, request.specs)
         out.outputs = list(request.outputs)
         out.selection = choices

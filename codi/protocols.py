@@ -186,6 +186,17 @@ class Control:
             (B*F, C, H, W), with as many channels and of the extent that the features there have.
         """
 
+    @abstractmethod
+    def rows(self, rows: Tensor) -> "Control":
+        """Return the control of some of the latents alone.
+
+        Args:
+            rows: (K,) which of the B latents.
+
+        Returns:
+            The same for K latents.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weakening:
@@ -388,6 +399,34 @@ class NoisyLatentEncoder:
 
         Returns:
             One token (B, D) for each sample, the shorter the less certain.
+        """
+
+
+class Upscaler:
+    """Makes pictures larger: the second model of a cascade, which takes decoded pictures and frames.
+
+    Attributes:
+        factor: how many times larger a side becomes.
+        max_noise_level: the most noise that it can be told of (noise-conditioning augmentation).
+    """
+
+    factor: int
+    max_noise_level: float
+
+    @abstractmethod
+    def upscale(
+        self, small: Tensor, generator: torch.Generator, noise_level: float, num_inference_steps: int
+    ) -> Tensor:
+        """Make one picture, or the frames of one clip, larger, all from the same noise.
+
+        Args:
+            small: (B, 3, h, w) in [-1, 1].
+            generator: the source of the noise, on the CPU.
+            noise_level: the deviation of the noise that is put over `small` first, 0 to `max_noise_level`.
+            num_inference_steps: the steps of the sampler.
+
+        Returns:
+            (B, 3, factor h, factor w) in [-1, 1], float32.
         """
 
 

@@ -250,6 +250,7 @@ class Record:
         if "guider" in self.resolved:
             found["guider"] = self.per_output("guider")
         found["classifier_guidance"] = self.classifier_guidance(self.outputs)
+        found["upscale"] = self.resolved.get("upscale")
         for name in PER_OUTPUT:
             found[name] = self.per_output(name)
         for name in SIZES:
@@ -712,6 +713,14 @@ def _is_classifier(value: Any) -> bool:
     return named and set(value["outputs"]) == set(value["scale"]) and _is_interval(value["interval"])
 
 
+def _is_upscale(value: Any) -> bool:
+    """Return whether it says how much larger pictures were made, and how (`codi.upscaling`)."""
+    if not isinstance(value, dict) or set(value) != {"factor", "noise_level", "num_inference_steps"}:
+        return False
+    whole = _is_whole(value["factor"], 2, 16) and _is_whole(value["num_inference_steps"], 1, 1000)
+    return whole and _is_number(value["noise_level"], 0)
+
+
 def _is_steps(value: Any) -> bool:
     """Return whether it is a number of steps, for all outputs or for each."""
     counts = list(value.values()) if isinstance(value, dict) and all(map(_is_name, value)) else [value]
@@ -818,6 +827,7 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
     "guidance_rescale": lambda value: _is_number(value, 0, 1),
     "guider": _is_guiders,
     "classifier_guidance": _is_classifier,
+    "upscale": _is_upscale,
     "start_offset": _is_scales,
     "auxiliary_caption": lambda value: isinstance(value, bool),
     "auxiliary": _is_names,
@@ -841,7 +851,7 @@ RESOLVED: dict[str, Callable[[Any], bool]] = {
 EDITS = ("strength", "keep", "canvas", "resample_steps", "source_prompt")
 USES = ("start", "keep", "keyframe")  # of media that outputs were given of themselves
 # settings that a call may lack: a picture has no frames
-OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", *EDITS, "control")
+OPTIONAL = (*SIZES, "auxiliary", "captions", "guider", "classifier_guidance", "upscale", *EDITS, "control")
 # what a record says of a region, and what each may be
 REGION: dict[str, Callable[[Any], bool]] = {
     "inputs": lambda value: isinstance(value, list),

@@ -21,6 +21,7 @@ from codi.edits import Edits
 from codi.outputs import OUTPUT_TYPES
 from codi.regions import Region, Regions
 from codi.types import InputError, Modality, ModalitySpec, listed
+from codi.upscaling import Upscale
 
 if TYPE_CHECKING:
     from codi.models.codi import CoDiModel
@@ -54,6 +55,7 @@ class Request:
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
         regions: prompts for parts of what is made.
+        upscale: how much larger pictures and clips are made than `specs` say; None for not at all.
         control: what steers each output beside its prompt.
     """
 
@@ -78,6 +80,7 @@ class Request:
     notes: tuple[str, ...]
     edits: Edits = Edits()
     regions: Regions = Regions()
+    upscale: Upscale | None = None
     control: tuple[controls.ControlInput, ...] = ()
 
     @property
@@ -121,6 +124,8 @@ class Request:
         partners = [m.value for m in self.partners]
         if self.classifier is not None:
             found["classifier_guidance"] = self.classifier.described()
+        if self.upscale is not None:
+            found["upscale"] = self.upscale.described()
         return found | {
             "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
@@ -158,6 +163,7 @@ def resolve(
     output_type: str = "pil",
     most_steps: int | None = None,
     classifier_guidance: Any = None,
+    upscale: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
     regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
@@ -185,6 +191,8 @@ def resolve(
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         most_steps: the most steps that the model's noise process has.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
+        upscale: how much larger pictures and clips are made (`codi.upscaling.Upscale.parse`); None for not at
+            all.
         inputs: the first prompt of each modality, of which a part may be kept.
         regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `codi.settings.GIVEN`, None for the model's own; and what outputs are given
@@ -225,6 +233,9 @@ def resolve(
             "candidates are judged at the model's own sizes: expected either candidates or another size, not "
             "both"
         )
+    larger = Upscale.parse(upscale)
+    if larger is not None:
+        larger.check(wanted, model.upscalers, specs, output_type)
     found_regions = regional.settle(parts, open_outputs, specs)
     prompted = bool(parts) or (bool(given) if prompted is None else prompted)
     classifier = parse_classifier(
@@ -263,6 +274,7 @@ def resolve(
         notes=tuple(notes),
         edits=edits,
         regions=found_regions,
+        upscale=larger,
         control=controls.resolve(controls.parse(control), open_outputs, specs, able_controls),
     )
 

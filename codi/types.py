@@ -24,7 +24,7 @@ RESERVED = frozenset(  # names of options, of keys of jobs and of records, and o
     "settings origin clip "
     "others again overwrite run command owns_process region regions control control_from "
     "start strength keep keyframes keyframe canvas resample_steps source_prompt sources filter sign "
-    "certificate key".split()
+    "certificate key upscale".split()
 )
 
 

@@ -16,10 +16,12 @@ from codi.cli import main
 from codi.controls import KINDS, ControlMap
 from codi.controls.asked import parse, typed
 from codi.controls.curves import loudness, pitch
+from codi.diffusion import NoiseProcess
 from codi.models.control import ControlBranch, branch_for
+from codi.models.denoisers.experts import join
 from codi.records import read_record
 from codi.types import InputError, Modality
-from tests.tiny_pipeline import pipeline
+from tests.tiny_pipeline import pipeline, scheduler
 
 IMAGE, AUDIO, VIDEO = Modality.IMAGE, Modality.AUDIO, Modality.VIDEO
 QUICK = dict(text="a red ball", num_inference_steps=2, seed=0, output_type="latent", start_offset=0)
@@ -115,6 +117,26 @@ def test_rows_of_their_own(pipe):
         alone = latents(pipe, "audio", control={"beats": beats}, seed=row)[AUDIO]
         assert torch.allclose(together[row], alone[0], atol=1e-4)
     assert "has 2 rows: expected 1 or 3" in error(latents, pipe, "audio", control=control, num_samples=3)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_controls_reach_experts_on_both_sides_of_their_boundary(rows):
+    """Each latent gets the control of its own row, whichever expert it goes to; so a branch can train."""
+    clean, noisy = pipeline().vision_denoiser, pipeline(seed=1).vision_denoiser
+    both = join(clean, noisy, 0.0, NoiseProcess.from_scheduler(scheduler()))
+    pipe = pipeline()
+    add_branches(pipe)
+    branch = pipe._control_branches[(VIDEO, "beats")]
+    beats = [KINDS["beats"].render(given, pipe.control_target(VIDEO)) for given in ([0.1], [0.3], [0.2, 0.4])]
+    control = branch.steering(torch.cat(beats[:rows]), (4, 8, 8))
+    x = torch.randn(3, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, prompt = torch.tensor([999, 3, 990]), torch.ones(3, 1, 32)
+    with torch.no_grad():
+        mixed = both(x, t, prompt, control=[control])
+        for row, expert in enumerate((noisy, clean, noisy)):
+            whole = expert(x, t, prompt, control=[control])
+            torch.testing.assert_close(mixed[row], whole[row], atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(mixed, both(x, t, prompt), atol=1e-3)
 
 
 def test_every_weight_of_a_branch_learns_and_none_of_the_denoiser():

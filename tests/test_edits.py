@@ -487,6 +487,44 @@ def test_what_varies_starts_from_the_file_or_has_it_as_a_prompt(files):
         varied("nothing.png")
 
 
+def blended(*typed) -> list[dict]:
+    args = cli.build_parser().parse_args(["vary", *typed, "-o", "out"])
+    return [json.loads(line) for line in vary.blend_lines(args)]
+
+
+def test_a_blend_passes_from_one_file_to_the_other(files, tmp_path, capsys):
+    photo, other = str(files / "photo.png"), str(tmp_path / "other.png")
+    Image.new("RGB", (32, 32), "blue").save(other)
+    rows = blended(photo, other, "--blend", "3", "--seed", "4", "--text", "a ball")
+    assert [[item["weight"] for item in row["image"]] for row in rows] == [[1.0], [0.5, 0.5], [1.0]]
+    assert [row["image"][-1]["value"] for row in rows] == [photo, other, other]
+    assert {row["seed"] for row in rows} == {4} and all(row["text"] == ["a ball"] for row in rows)
+    out = tmp_path / "out"
+    command = ["vary", photo, other, "--blend", "3", "-o", str(out), "--model", str(files / "model"), *STEPS]
+    assert cli.main(command) == 0
+    printed = [line.rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert printed[-1] == "sheet.png" and sorted(printed[:-1]) == [f"blend-{k:03d}.png" for k in range(3)]
+    assert Image.open(out / "sheet.png").width == 3 * vary.TILE
+    assert read_record(out / "blend-001.png").inputs[0]["weight"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["photo.png", "--blend", "3"], "--blend and 1 files: expected two of a kind"),
+        (["photo.png", "photo.png", "--blend", "1"], "--blend is 1: expected a whole number from 2"),
+        (["photo.png", "photo.png", "--blend", "3", "--strength", "0.5"], "--strength beside --blend"),
+        (["photo.png", "photo.png", "--blend", "3", "--seed", "x"], "--seed is 'x'"),
+    ],
+)
+def test_what_cannot_be_blended_is_one_line(files, monkeypatch, typed, expected):
+    monkeypatch.chdir(files)
+    with pytest.raises(InputError, match=expected):
+        blended(*typed)
+    with pytest.raises(InputError, match="2 files: expected one, or two and --blend"):
+        varied("photo.png", "photo.png")
+
+
 def test_what_is_hidden_is_told_of_by_nothing_and_what_is_kept_goes_on():
     mask = regions.box_mask(geometry(IMAGE), (0, 0, 0.5, 1))
     raw = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32).clone()

@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.media": LEAVES,
     "codi.rows": LEAVES | KINDS,
     "codi.functions": {"codi.types"},
+    "codi.upscaling": LEAVES | KINDS | {"codi.diffusion"},
     "codi.edits": LEAVES | KINDS | {"codi.media"},
     "codi.edited": LEAVES
     | KINDS
@@ -93,7 +94,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.request": LEAVES
     | KINDS
     | MODELS
-    | {"codi.controls", "codi.edits", "codi.outputs", "codi.regions", "codi.selection", "codi.settings"},
+    | {"codi.controls", "codi.edits", "codi.outputs", "codi.regions", "codi.selection", "codi.settings"}
+    | {"codi.upscaling"},
     "codi.given": LEAVES | KINDS | MODELS | {"codi.prompts", "codi.records"},
     "codi.adapters": LEAVES | MODELS | {"codi.pretrained", "codi.controls"},
     "codi.compose": LEAVES
@@ -113,6 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.records",
         "codi.regions",
         "codi.settings",
+        "codi.upscaling",
     },
     "codi.pipeline": LEAVES
     | MODELS
@@ -211,8 +214,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.continue_command": LEAVES
     | KINDS
     | LOADING
-    | {"codi.continued", "codi.continuing", "codi.filters", "codi.jobs", "codi.pipeline"}
+    | {"codi.continued", "codi.continuing", "codi.filters", "codi.jobs", "codi.pipeline", "codi.prompts"}
     | {"codi.provenance", "codi.windows"},
+    "codi.upscale_command": LEAVES | KINDS | LOADING | {"codi.upscaling"},
     "codi.inspection": LEAVES | KINDS | {"codi.pretrained"},
     "codi.doctor": LEAVES | KINDS | {"codi.pretrained", "codi.wording"},
     "codi.cli": LEAVES
@@ -234,6 +238,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.grid_command",
         "codi.compare_command",
         "codi.continue_command",
+        "codi.upscale_command",
         "codi.serve.command",
         "codi.submit_command",
         "codi.filters",
@@ -267,6 +272,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codi.vocabulary",
         "codi.settings",
         "codi.controls",
+        "codi.upscaling",
     },
 }
 

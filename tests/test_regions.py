@@ -14,7 +14,16 @@ from codi.joint.sampler import JointSampler
 from codi.pipeline import Prompt
 from codi.records import read_record
 from codi.types import InputError, Modality
-from tests.diffusion.toy import MEAN, PAIR, GaussianDenoiser, LatentEnvironment, Recorder, context, scheduler
+from tests.diffusion.toy import (
+    MEAN,
+    PAIR,
+    GaussianDenoiser,
+    LatentEnvironment,
+    Reader,
+    Recorder,
+    context,
+    scheduler,
+)
 from tests.tiny_pipeline import pipeline, saved
 
 AUDIO, VIDEO = PAIR
@@ -93,6 +102,27 @@ def test_every_region_attends_to_the_partners():
     assert torch.corrcoef(both)[0, 1].item() == pytest.approx(0.8, abs=0.05)
 
 
+def test_partners_are_told_of_the_regions_of_an_output():
+    """Its encoder reads it with what its regions say, each by its share, and not with a prompt that counts
+    nowhere.
+    """
+    said = []
+    joint = sampler(
+        regions={AUDIO: halves(left=1.0, right=3.0)},
+        noisy_latent_encoders={AUDIO: Reader(lambda x, t, c, rate: said.append(c) or c[:, 0])},
+    )
+    joint.sample(noise())
+    assert said and all(torch.equal(c, context(2, 2.0)) for c in said)
+
+
+def test_what_regions_say_is_as_long_as_their_prompts():
+    whole, one = torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]])
+    shares = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    mean = RegionalPrompt(prompts=(one,), shares=shares).mean(whole)
+    torch.testing.assert_close(mean, torch.full((1, 1, 2), 3 / 2**0.5))
+    assert RegionalPrompt(prompts=(one,), shares=shares[:1] * 2).mean(whole) is not whole
+
+
 def test_shares_sum_to_one_and_overlaps_go_by_weight():
     left = torch.tensor([1.0, 1.0, 0.5, 0.0]).view(1, 1, 4)
     middle = torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 1, 4)
@@ -113,6 +143,39 @@ def test_a_region_of_everything_is_a_prompt_of_the_whole(pipe, output):
     plain = latent(pipe, output, text="a red ball")
     region = {"text": "a red ball", **bounds}
     assert torch.equal(latent(pipe, output, text="at night", regions=[region]), plain)
+
+
+@pytest.mark.parametrize("guider", ["apg", "zero-star", "skip-layer", "perturbed-attention"])
+def test_regions_of_one_prompt_are_that_prompt_under_every_guider(pipe, guider):
+    given = dict(guider=guider, guidance_scale=3.0)
+    plain = latent(pipe, "image", text="a red ball", **given)
+    halves = [{"text": "a red ball", "box": box} for box in ((0, 0, 0.5, 1), (0.5, 0, 1, 1))]
+    both = latent(pipe, "image", text="at night", regions=halves, **given)
+    torch.testing.assert_close(both, plain, atol=1e-3, rtol=1e-3)
+    other = [halves[0], {**halves[1], "text": "a sea"}]
+    assert not torch.allclose(
+        latent(pipe, "image", text="at night", regions=other, **given), plain, atol=1e-2
+    )
+
+
+def test_what_is_kept_stays_beside_regions_and_the_rest_follows_them(pipe):
+    source = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    given = dict(
+        text="at night",
+        outputs="image",
+        start={"image": source},
+        keep={"image": (0, 0, 0.5, 1)},
+        seed=0,
+        num_inference_steps=3,
+        output_type="pt",
+    )
+    regions = [[{"text": words, "box": (0.5, 0, 1, 1)}] for words in ("a red ball", "a sea")]
+    one, other = (pipe(**given, regions=parts).images[0] for parts in regions)
+    assert torch.equal(one[..., :16], source[..., :16]) and torch.equal(other[..., :16], source[..., :16])
+    assert not torch.equal(one[..., 16:], other[..., 16:])
+    everywhere = pipe(**{**given, "text": "a sea"}).images[0]
+    plain = pipe(**given, regions=[{"text": "a sea", "box": (0, 0, 1, 1)}]).images[0]
+    assert torch.equal(plain, everywhere)
 
 
 def test_a_region_changes_its_part_most_and_the_order_of_regions_nothing(pipe):

@@ -144,3 +144,13 @@ def noisy_latent_encoders() -> nn.Module:
     from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 
     return NoisyLatentEncoders(LATENTS, context_dim=DIM, dim=ENV, num_layers=1, num_heads=2)
+
+
+def upscaler(seed: int = 0) -> nn.Module:
+    """An upscaler with drawn weights, 4 times as large."""
+    from codi.models.upscaler import ImageUpscaler
+
+    torch.manual_seed(seed)
+    blocks = dict(down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2)
+    sizes = dict(block_out_channels=[8, 8], layers_per_block=1, norm_num_groups=4, add_attention=False)
+    return ImageUpscaler({**blocks, **sizes}).eval()

@@ -21,7 +21,7 @@ from codi.adapters.controls import FOLDER
 from codi.joint.encoders import EnvironmentEncoders
 from codi.joint.noisy_latent_encoder import NoisyLatentEncoders
 from codi.modalities import component_class, load_plugins_aloud
-from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS
+from codi.models.codi import AUTOENCODERS, DENOISERS, TOWERS, UPSCALERS
 from codi.pipeline import CoDiPipeline
 from codi.types import InputError
 from training.provenance import NAME, provenance
@@ -32,10 +32,11 @@ from training.stages.new_model import load_defaults, load_scheduler
 def read_parts(model: Path) -> dict[str, torch.nn.Module]:
     """Return every part that the folder has, in float16, by name.
 
-    Environment encoders and noisy-latent encoders are optional.
+    Environment encoders, noisy-latent encoders and upscalers are optional.
     """
     joint = {"environment_encoders": EnvironmentEncoders, "noisy_latent_encoders": NoisyLatentEncoders}
-    names = dict.fromkeys([*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values(), *joint])
+    networks = [*AUTOENCODERS.values(), *TOWERS.values(), *DENOISERS.values()]
+    names = dict.fromkeys([*networks, *filter(None, UPSCALERS.values()), *joint])
     parts = {}
     for name in names:
         if (model / name).is_dir():

@@ -35,6 +35,7 @@ PARTS = (
     "prompt_translators",
     "noisy_latent_encoders",
     "decoupled_attention",
+    "image_upscaler",
 )
 BESIDE = ".composing-"  # start of the name of the folder that is written first
 OTHER_KEYS = ("composed", "text", "defaults")

@@ -22,6 +22,7 @@ class PartsMixin:
         translators: the networks that translate prompts of other modalities, or None.
         noisy_latent_encoders: those of the foreign latents, or None.
         decoupled_attention: what lets networks attend to prompts that are no sentences, or None.
+        image_upscaler: what makes decoded pictures and clips larger, or None.
         name: what it is called in records.
     """
 
@@ -32,6 +33,7 @@ class PartsMixin:
     translators: Any
     noisy_latent_encoders: Any
     decoupled_attention: Any
+    image_upscaler: Any
     name: str | None
     _bar: Mapping[str, Any]  # options of the progress bar
 
@@ -48,6 +50,7 @@ class PartsMixin:
             "prompt_translators": self.translators,
             "noisy_latent_encoders": self.noisy_latent_encoders,
             "decoupled_attention": self.decoupled_attention,
+            "image_upscaler": self.image_upscaler,
         }
         return {name: part for name, part in parts.items() if part is not None}
 

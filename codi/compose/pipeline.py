@@ -46,8 +46,10 @@ from codi.diffusion.levels import NoiseLevels
 from codi.edited import Edited
 from codi.joint.sampler import JointSampler
 from codi.modalities import in_words, kind_of
+from codi.models.codi import UPSCALERS
 from codi.outputs import CoDiOutput, as_fields, formatted
 from codi.prompts import Prompt
+from codi.protocols import Upscaler
 from codi.regions import Region
 from codi.types import InputError, Latents, Modality, ModalitySpec
 
@@ -67,6 +69,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             the setting `partner_estimate_weight` of `defaults`. They reach those outputs that have a
             translator, since no foreign model takes a token of the shared prompt space.
         decoupled_attention: attention of the networks to prompts of other modalities, beside their text.
+        image_upscaler: what makes decoded pictures and clips larger; None for that of the text model.
         defaults: the composed model's own values of settings (`codi.settings.DEFAULTS`).
         name: what it is called in records.
         described: what records say of the models and their weights.
@@ -86,6 +89,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         translators: PromptTranslators | None = None,
         noisy_latent_encoders: ForeignNoisyLatentEncoders | None = None,
         decoupled_attention: DecoupledAttentions | None = None,
+        image_upscaler: Any = None,
         defaults: Mapping[str, Any] | None = None,
         name: str | None = None,
         described: Mapping[str, Any] | None = None,
@@ -101,6 +105,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         self.translators = translators
         self.noisy_latent_encoders = noisy_latent_encoders
         self.decoupled_attention = decoupled_attention
+        self.image_upscaler = image_upscaler
         self.defaults = dict(defaults or {})
         self.name = name
         self._described = dict(described or {})
@@ -153,6 +158,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             translators=parts.get("prompt_translators"),
             noisy_latent_encoders=parts.get("noisy_latent_encoders"),
             decoupled_attention=parts.get("decoupled_attention"),
+            image_upscaler=parts.get("image_upscaler"),
             defaults=composed.defaults,
             name=str(folder),
             described={
@@ -268,7 +274,16 @@ class ComposedPipeline(PartsMixin, CallMixin):
             reads=self._read_as_prompts(),
             readable=() if encoders is None else list(encoders.by_modality()),
             defaults=self._defaults(),
+            upscalers=self.upscalers,
         )
+
+    @property
+    def upscalers(self) -> dict[Modality, Upscaler]:
+        """What makes decoded media larger, by modality: its own part, or else the text model's."""
+        found = dict(self.model.upscalers)
+        if self.image_upscaler is not None:
+            found |= {m: self.image_upscaler for m, name in UPSCALERS.items() if name in self._own_parts()}
+        return found
 
     def _read_as_prompts(self) -> list[Modality]:
         """Return the modalities that are read as prompts, besides sentences."""
@@ -450,6 +465,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
         resample_steps: int | None = None,
         source_prompt: str | Mapping[str, str] | None = None,
         regions: Sequence[Region | Mapping[str, Any]] | None = None,
+        upscale: Any = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -511,6 +527,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             resample_steps: how often a step is made of an output of which a part is kept.
             source_prompt: what the starts show, in words, or {output: words}.
             regions: prompts for parts of outputs in space and time (`codi.regions`).
+            upscale: how many times larger pictures and clips are made by a second model (`codi.upscaling`),
+                which is a part of the composed model, or else of its text model; None for not at all.
             output_type: "pil", "pt", "np" or "latent".
             return_dict: False for the tuple of the media alone, in the order of `outputs`.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) -> dict of those it changed.
@@ -561,6 +579,7 @@ class ComposedPipeline(PartsMixin, CallMixin):
             guidance_rescale=guidance_rescale,
             guider=guider,
             classifier_guidance=classifier_guidance,
+            upscale=upscale,
             start_offset=start_offset,
             sync=sync,
             sizes=sizes,
@@ -654,6 +673,8 @@ class ComposedPipeline(PartsMixin, CallMixin):
             latents |= self._denoise(call, sampler, sampler.enter(making.start), callback, shown)
         media = {} if request.output_type == "latent" else self._media(latents, sources, request, making)
         seeds = list(samples.seeds)
+        if request.upscale is not None:
+            media = request.upscale.apply(media, seeds, self.upscalers, self.device)
         out = self._output(latents, media, seeds, request)
         out.outputs = list(request.outputs)
         out.settings = request.settings() | ({"captions": captions} if captions else {})

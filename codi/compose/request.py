@@ -15,8 +15,10 @@ from codi.edits import NAMES as EDITS
 from codi.edits import Edits
 from codi.modalities import kind_of
 from codi.outputs import OUTPUT_TYPES
+from codi.protocols import Upscaler
 from codi.regions import Region, Regions
 from codi.types import InputError, Modality, ModalitySpec, listed
+from codi.upscaling import Upscale
 
 Sync = bool | Iterable["str | Modality"] | None
 GIVEN = (  # what a call may decide besides sizes
@@ -54,6 +56,7 @@ class ComposedRequest:
         notes: what a person should know of it, one line each.
         edits: what outputs are given of themselves: a start, a part to keep, keyframes.
         regions: prompts for parts of what is made.
+        upscale: how much larger pictures and clips are made than `specs` say; None for not at all.
     """
 
     outputs: tuple[Modality, ...]
@@ -73,6 +76,7 @@ class ComposedRequest:
     notes: tuple[str, ...] = ()
     edits: Edits = Edits()
     regions: Regions = Regions()
+    upscale: Upscale | None = None
 
     @property
     def reads(self) -> frozenset[Modality]:
@@ -104,6 +108,8 @@ class ComposedRequest:
         partners = [m.value for m in self.partners]
         if self.classifier is not None:
             found["classifier_guidance"] = self.classifier.described()
+        if self.upscale is not None:
+            found["upscale"] = self.upscale.described()
         return found | {
             "guider": settings.guiders_of(self.guidance),
             "guidance_rescale": shared.rescale,
@@ -130,6 +136,7 @@ class Abilities:
         reads: those of them that are read as prompts besides sentences; others can only stand in the loop.
         readable: the modalities of latents that have a noisy-latent encoder.
         defaults: its own values of settings.
+        upscalers: what makes decoded media of a modality larger.
     """
 
     models: Mapping[Modality, ForeignModel]
@@ -139,6 +146,7 @@ class Abilities:
     reads: Collection[Modality]
     readable: Collection[Modality]
     defaults: Mapping[str, Any]
+    upscalers: Mapping[Modality, Upscaler]
 
 
 def resolve(
@@ -157,6 +165,7 @@ def resolve(
     control: Any = None,
     output_type: str = "pil",
     classifier_guidance: Any = None,
+    upscale: Any = None,
     inputs: Mapping[Modality, Any] | None = None,
     regions: Sequence[Region | Mapping[str, Any]] | None = None,
     **values: Any,
@@ -180,6 +189,8 @@ def resolve(
         control: nothing; branches for controls stand beside denoisers of codi.
         output_type: one of `codi.outputs.OUTPUT_TYPES`.
         classifier_guidance: as `codi.conditions.classifier.parse_classifier` takes it; None for none.
+        upscale: how much larger pictures and clips are made (`codi.upscaling.Upscale.parse`); None for not at
+            all.
         inputs: the first prompt of each modality, of which a part may be kept.
         regions: prompts for parts of what is made (`codi.regions`).
         **values: the settings in `GIVEN`, None for the model's own; and what outputs are given of themselves
@@ -219,6 +230,9 @@ def resolve(
         prompted=bool(given),
     )
     found, specs = settle_sizes(able.models, dict(sizes or {}), wanted, partners, lengths)
+    larger = Upscale.parse(upscale)
+    if larger is not None:
+        larger.check(wanted, able.upscalers, specs, output_type)
     return ComposedRequest(
         outputs=tuple(wanted),
         partners=tuple(partners),
@@ -236,6 +250,7 @@ def resolve(
         auxiliary_caption=caption is not None,
         edits=edits.settled(wanted, specs),
         regions=regional.settle(parts, open_outputs, specs),
+        upscale=larger,
     )
 
 

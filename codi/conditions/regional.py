@@ -47,6 +47,25 @@ class RegionalPrompt:
         """Return all prompts that count anywhere, given that of the whole output."""
         return [whole][: len(self.shares) - len(self.prompts)] + list(self.prompts)
 
+    def mean(self, whole: Tensor) -> Tensor:
+        """Return what an output says as a whole: the mean of its prompts by how much of it each has.
+
+        Only of prompts that are tokens of the prompt space.
+
+        Args:
+            whole: (B, L, D) the prompt of the whole output.
+
+        Returns:
+            (B, L, D), as long as the tokens are on average.
+        """
+        values = torch.stack(self.values(whole))  # (K, B, L, D)
+        if len(values) == 1:
+            return values[0]
+        parts = self.shares.flatten(1).mean(1).to(values)[:, None, None, None]
+        mean = (parts * values).sum(0)
+        length = (parts * values.norm(dim=-1, keepdim=True)).sum(0)
+        return mean * (length / mean.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+
     def within(self, part: int, x: Tensor, surroundings: Tensor) -> Tensor:
         """Return the latent (B, ...) as the prompt of one part sees it: x where it counts."""
         share = self.shares[part].to(x)

@@ -27,6 +27,7 @@ height, W width.
     streams.py     the same, piece by piece
     tags.py        what a file carries about how it was made
     dub.py         a clip with another sound, its frames untouched
+    reframe.py     a clip with other frames, its sound untouched
 """
 
 from codi.io.dub import save_dubbed
@@ -59,6 +60,7 @@ from codi.io.read import (
     load_opacity,
     load_video,
 )
+from codi.io.reframe import save_reframed
 from codi.io.streams import stream_audio, stream_video
 from codi.io.tags import read_text
 from codi.io.write import check_writers, save_audio, save_image, save_video
@@ -99,6 +101,7 @@ __all__ = [
     "save_image",
     "save_json",
     "save_manifest",
+    "save_reframed",
     "save_text",
     "save_video",
     "sha256_of",

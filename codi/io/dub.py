@@ -60,7 +60,7 @@ def save_dubbed(
         if picture is None:
             raise InputError(wrong_kind(clip, Modality.VIDEO))
         codec = picture.codec.canonical_name
-        suffix = next((s for s in PREFERRED.get(codec, USUAL) if _takes(s, picture)), None)
+        suffix = next((s for s in PREFERRED.get(codec, USUAL) if takes(s, picture)), None)
         if suffix is None:
             warnings.warn(
                 f"no container takes the {codec} frames of {clip} as they are: only the sound is written",
@@ -94,7 +94,7 @@ def save_dubbed(
     return path
 
 
-def _takes(suffix: str, picture: Any) -> bool:
+def takes(suffix: str, stream: Any) -> bool:
     """Return whether a container can hold the packets of a stream as they are.
 
     It can if it writes a header for them.
@@ -103,7 +103,7 @@ def _takes(suffix: str, picture: Any) -> bool:
 
     try:
         with av.open(io.BytesIO(), "w", format=FORMATS[suffix]) as container:
-            container.add_stream_from_template(picture, opaque=True)
+            container.add_stream_from_template(stream, opaque=True)
             container.start_encoding()
         return True
     except (av.error.FFmpegError, ValueError):
@@ -119,13 +119,20 @@ def _write(
         container.metadata.update(tags)
         copied = container.add_stream_from_template(picture, opaque=True)
         encode_sound(container, container.add_stream(codec, rate=codec_rate, layout="mono"), wave, rate)
-        _copy(container, source, picture, copied)
+        copy_packets(container, source, picture, copied, picture.start_time or 0)
 
 
-def _copy(container: Any, source: Any, picture: Any, copied: Any) -> None:
-    """Copy all packets of a stream, unchanged but for their times, which are counted from its first frame."""
-    start = picture.start_time or 0
-    for packet in source.demux(picture):
+def copy_packets(container: Any, source: Any, stream: Any, copied: Any, start: int) -> None:
+    """Copy all packets of a stream, unchanged but for their times, which are counted from `start`.
+
+    Args:
+        container: the new file.
+        source: the file that is read.
+        stream: the stream of it whose packets are copied.
+        copied: the stream of the new file.
+        start: the time that becomes 0, in units of the stream.
+    """
+    for packet in source.demux(stream):
         if not packet.size:  # an empty packet marks the end
             continue
         pts = packet.dts if packet.pts is None else packet.pts

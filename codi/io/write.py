@@ -159,7 +159,7 @@ def save_video(
     Raises:
         InputError: if the file cannot be written, or has another suffix.
     """
-    av = load(*WRITERS[Modality.VIDEO])
+    load(*WRITERS[Modality.VIDEO])
     assert frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[1] == 3, (
         frames.dtype,
         frames.shape,
@@ -174,14 +174,10 @@ def save_video(
         with open_new(file, form, {"movflags": "+faststart"}) as container:
             if comment:
                 container.metadata["comment"] = comment
-            rate = Fraction(fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
-            stream.height, stream.width = pixels.shape[1:3]
-            stream.pix_fmt = "yuv420p"
+            stream = picture_for(container, fps, *pixels.shape[1:3])
             layout = None if sound_in is None else "mono" if len(sound_in) == 1 else "stereo"
             sound = layout and container.add_stream("aac", rate=int(sampling_rate), layout=layout)
-            for picture in pixels:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            encode_frames(container, stream, pixels)
             container.mux(stream.encode(None))
             if sound:
                 encode_sound(container, sound, sound_in, int(sampling_rate))
@@ -205,6 +201,23 @@ def open_new(file: NewFile, form: str, options: dict[str, str]) -> Any:
 
     again: Callable[..., Any] = lambda url, flags, options: open(file.path, "rb")
     return av.open(file, "w", format=form, options=options, io_open=again)
+
+
+def picture_for(container: Any, fps: float, height: int, width: int) -> Any:
+    """Add the stream of a clip's picture to an open file, h264 that plays everywhere, and return it."""
+    rate = Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv420p"
+    return stream
+
+
+def encode_frames(container: Any, stream: Any, pixels: Iterable[Any]) -> None:
+    """Encode frames, uint8 arrays (H, W, 3), into the stream of a picture, which more may follow."""
+    import av
+
+    for picture in pixels:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
 
 
 def encode_sound(container: Any, stream: Any, audio: Tensor, rate: int) -> None:

@@ -485,15 +485,34 @@ class JointSampler:
         partners = PARTNERS.batch(rows, attended)
         if not denoiser.batches_prompts:  # then it takes as many samples as prompts
             x = x.repeat(len(rows), *[1] * (x.ndim - 1))
-        t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
         given = self._inputs(modality, index, rows)
         if WEAKENED in branches:
             given["weakening"] = self._weakening(modality, index)
-        output = denoiser(x, t, prompt, partners=partners, rate=self.rates.get(modality), **given)
+        output = self._denoised(modality, index, x, prompt, partners, **given)
         found: dict[Branch, list[Tensor]] = {branch: [] for branch in branches}
-        for branch, answer in zip(rows, output.float().split(batch), strict=True):
+        for branch, answer in zip(rows, output.split(batch), strict=True):
             found[branch].append(answer)
         return {branch: self._blended(modality, answers) for branch, answers in found.items()}
+
+    def _denoised(
+        self, modality: Modality, index: int, x: Tensor, prompt: Any, partners: Any, **given: Any
+    ) -> Tensor:
+        """Return what an output's denoiser answers at step `index`, float32.
+
+        Args:
+            modality: the output.
+            index: the step of the joint loop.
+            x: the latents, as many as there are answers or, of a denoiser that batches prompts, samples.
+            prompt: what the denoiser precomputed of the prompts.
+            partners: what it attends to.
+            **given: what else it takes, by keyword.
+
+        Returns:
+            (rows * B, ...), the answers to all prompts.
+        """
+        t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
+        rate = self.rates.get(modality)
+        return self.denoisers[modality](x, t, prompt, partners=partners, rate=rate, **given).float()
 
     def _num_prompts(self, modality: Modality, branch: Branch, part: int | None) -> int:
         """Return how many prompts an output has in a branch: one, but where regions have their own."""
@@ -562,9 +581,7 @@ class JointSampler:
             return denoiser.precompute(PROMPT.batch(branches, [prompt]), x)
 
         cached = self._once(("other prompt", modality), [prompt], make)
-        t = torch.as_tensor(self.timestep(modality, index)).expand(len(x))
-        partners = PARTNERS.batch(branches, [None])
-        return denoiser(x, t, cached, partners=partners, rate=self.rates.get(modality)).float()
+        return self._denoised(modality, index, x, cached, PARTNERS.batch(branches, [None]))
 
     def _prompt(
         self,
@@ -673,7 +690,7 @@ class JointSampler:
         A clean partner is certain and has no prior. It has no prompt of its own either, and is read with that
         of the first output.
         """
-        context = self._context(modality)
+        context = self._said(modality)
         token = self._estimate_token(modality, x, t, context)
         if modality not in self._initial:
             return PartnerEstimate.clean(token)
@@ -690,6 +707,14 @@ class JointSampler:
         """Return the prompt tokens of an output; of a clean partner, those of the first output."""
         tokens = self.contexts if self.tokens is None else self.tokens
         return tokens.get(modality, next(iter(tokens.values())))
+
+    def _said(self, modality: Modality) -> Tensor:
+        """Return the prompt tokens from which an output is made, of one with regions the mean of theirs."""
+        whole = self._context(modality)
+        regional = self.regions.get(modality)
+        if regional is None or self.tokens is not None:  # regions of foreign models have no tokens
+            return whole
+        return self._once(("said", modality), [whole], partial(regional.mean, whole))
 
     def _noise_level(self, modality: Modality, x: Tensor, t: Tensor | int) -> Tensor:
         """Return what encoders are given as the timestep (B,) of a latent at its own timestep t."""

@@ -212,7 +212,9 @@ def component_maker(name: str) -> str:
 
 def component_names() -> list[str]:
     """Return the names of the components that serve any modality, each once."""
-    return list(dict.fromkeys(name for kind in kinds() for name in kind.components))
+    names = [name for kind in kinds() for name in kind.components]
+    names += [kind.upscaler for kind in kinds() if kind.upscaler]
+    return list(dict.fromkeys(names))
 
 
 class Attribute(Mapping[Modality, str]):

@@ -109,6 +109,7 @@ class ModalityKind(ABC):
             is not given.
         tower: the name of the component that encodes its prompts; NAME_tower if it is not given.
         denoiser: the name of the component that denoises it; NAME_denoiser if it is not given.
+        upscaler: the name of the component that makes it larger once it is decoded; none if it is empty.
         field: the name of the list in a `CoDiOutput`; NAMEs if it is not given.
         rate_field: the name of the attribute of a `CoDiOutput` that holds its rate, if it has one of its own.
         suffix: the suffix of the file as which a sample is written.
@@ -139,6 +140,7 @@ class ModalityKind(ABC):
     autoencoder: ClassVar[str] = ""
     tower: ClassVar[str] = ""
     denoiser: ClassVar[str] = ""
+    upscaler: ClassVar[str] = ""
     field: ClassVar[str] = ""
     rate_field: ClassVar[str | None] = None
     suffix: ClassVar[str]

@@ -15,6 +15,7 @@ class Image(ModalityKind):
     name = "image"
     tower = "vision_tower"
     denoiser = "vision_denoiser"
+    upscaler = "image_upscaler"
     suffix = ".png"
     regions = ("box", "mask")
     sizes = ("height", "width")
@@ -29,11 +30,13 @@ class Image(ModalityKind):
         "image_autoencoder": "codi.models.autoencoders:ImageAutoencoder",
         "vision_tower": "codi.models.conditioning:VisionTower",
         "vision_denoiser": "codi.models.denoisers:UNetDenoiser",
+        "image_upscaler": "codi.models.upscaler:ImageUpscaler",
     }
     made_by = {
         "image_autoencoder": "autoencoder_image",
         "vision_tower": "align_image and align_video",
         "vision_denoiser": "denoise_image",
+        "image_upscaler": "super_resolution",
     }
     aligned = ("text_tower", "vision_tower")  # the first alignment of all makes the text tower as well
 

@@ -21,6 +21,7 @@ class Video(ModalityKind):
     autoencoder = "image_autoencoder"
     tower = "vision_tower"
     denoiser = "vision_denoiser"
+    upscaler = "image_upscaler"
     rate_field = "fps"
     suffix = ".mp4"
     regions = ("box", "mask", "interval", "frame")

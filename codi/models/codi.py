@@ -13,13 +13,14 @@ from torch import Tensor
 
 from codi.modalities import Attribute, kind_of
 from codi.modalities import lengths as lasting
-from codi.protocols import Autoencoder, Denoiser, PromptEncoder
+from codi.protocols import Autoencoder, Denoiser, PromptEncoder, Upscaler
 from codi.types import SIZES, InputError, Modality, ModalitySpec, listed
 
 # Which flat component serves which modality.
 AUTOENCODERS = Attribute("autoencoder")
 TOWERS = Attribute("tower")
 DENOISERS = Attribute("denoiser")
+UPSCALERS = Attribute("upscaler")
 
 
 class CoDiModel:
@@ -36,6 +37,7 @@ class CoDiModel:
         autoencoders: the autoencoder of each modality.
         towers: the prompt tower of each modality.
         denoisers: the denoiser of each modality; pictures and clips may share one.
+        upscalers: what makes decoded media of a modality larger, of those that have one.
         environment_encoders: the environment encoder of each modality.
         attends_to: for each modality, those whose environments its denoiser attends to.
         noisy_latent_encoders: the noisy-latent encoder of each modality.
@@ -49,6 +51,7 @@ class CoDiModel:
         self.towers = _present(TOWERS, components, PromptEncoder)
         denoisers = _present(DENOISERS, components, Denoiser)
         self.denoisers = {m: denoiser for m, denoiser in denoisers.items() if kind_of(m).serves(denoiser)}
+        self.upscalers = _present(UPSCALERS, components, Upscaler)
         environment_encoders = components.get("environment_encoders")
         self.environment_encoders = _hooked_encoders(environment_encoders)
         self.attends_to = {} if environment_encoders is None else environment_encoders.attends_to()

@@ -10,7 +10,7 @@ branch, E width of the embedded timestep.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -161,6 +161,13 @@ class BranchControl(Control):
             y = repeated(y, len(emb))
         y = self.branch.gained(site, y, emb)
         return (y if self.weight == 1 else self.weight * y).flatten(0, 1)
+
+    def rows(self, rows: Tensor) -> "BranchControl":
+        """Return the control of some of the latents; one that is the same for all of them is so for these."""
+        if self.batch == 1:
+            return self
+        features = tuple(y.unflatten(0, (self.batch, -1))[rows].flatten(0, 1) for y in self.features)
+        return replace(self, features=features, batch=len(rows))
 
 
 def branch_for(

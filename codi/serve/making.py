@@ -234,6 +234,9 @@ def _size(request: Any) -> dict[str, Any]:
         if kind_of(modality).spatial:
             pixels = max(pixels, spec.raw_shape[-1] * spec.raw_shape[-2])
     most = max(steps.values()) if isinstance(steps, Mapping) else steps
+    if request.upscale is not None:
+        pixels *= request.upscale.factor**2
+        most = max(most, request.upscale.num_inference_steps)
     return {"steps": int(most), "seconds": seconds, "pixels": pixels}
 
 

@@ -48,6 +48,10 @@ _KEYS: dict[str, tuple[Any, str]] = {
     "start_offset": (Scale, "Schedules after which an output starts."),
     "guider": (dict[str, Any], "A variant of guidance, `{'name': 'apg', 'eta': 0.2}`."),
     "classifier_guidance": (dict[str, Any], "Gradients beside guidance, `{'name': 'prompt', 'scale': 0.2}`."),
+    "upscale": (
+        int | dict[str, Any],
+        "How many times larger pictures and clips are made, `4` or `{'factor': 4, 'noise_level': 0.05}`.",
+    ),
     "sync": (bool, "Whether a clip or a sound that is given keeps its time."),
     "auxiliary_caption": (bool, "Whether several outputs may agree with a caption that nobody asked for."),
     "lengths": (Literal["agree", "free"], "Whether a clip and a sound last equally long."),

@@ -202,6 +202,7 @@ STAGES: dict[str, str] = {
     "lora_joint": "training.stages.lora:JointLora",
     "control": "training.stages.control:ControlStage",
     "textual_inversion": "training.stages.textual_inversion:InversionStage",
+    "super_resolution": "training.stages.super_resolution:SuperResolutionStage",
     "tower": "training.stages.tower:TowerStage",
 }
 

@@ -117,7 +117,7 @@ class Experts(Skeleton):
             partners: the environment of the partners, or None.
             rate: latent steps per second, if not the configured ones.
             weakening: which blocks are made worse in this call, in either expert.
-            control: what is added to the features of either expert, for latents on one side of the boundary.
+            control: what is added to the features of either expert.
 
         Returns:
             The prediction, as that of the experts' own class.
@@ -132,8 +132,7 @@ class Experts(Skeleton):
             own = cached.clean if isinstance(cached, ExpertPrompts) else cached
             return super().forward(x, t, own, partners, rate, weakening, **steering)
         assert isinstance(prompt, Tensor) and len(prompt) == len(x), "timesteps on both sides of the boundary"
-        assert not control, "controls are given to one expert at a time"
-        return self._by_row(noisy, x, t, prompt, partners, rate, weakening)
+        return self._by_row(noisy, x, t, prompt, partners, rate, weakening, control)
 
     def _by_row(
         self,
@@ -144,6 +143,7 @@ class Experts(Skeleton):
         partners: Environment | None,
         rate: float | None,
         weakening: Weakening | None,
+        control: Sequence[Control],
     ) -> Tensor:
         """Return the predictions for latents on both sides; `noisy` (B,) says which the noisy ones are."""
         parts = []
@@ -153,7 +153,8 @@ class Experts(Skeleton):
             if env is not None:
                 assert len(env.tokens) == len(x), "an environment for each latent"
                 env = Environment(tokens=env.tokens[rows], times=env.times[rows])
-            parts.append(self(x[rows], t[rows], prompt[rows], env, rate, weakening))
+            own = tuple(each.rows(rows) for each in control)
+            parts.append(self(x[rows], t[rows], prompt[rows], env, rate, weakening, own))
             places.append(rows)
         return torch.cat(parts)[torch.cat(places).argsort()]
 
