@@ -19,6 +19,7 @@ from codi.types import InputError, Modality, listed
 from codi.windows import DIRECTIONS
 
 EXAMPLE = "{'files': ['clip.mp4'], 'seconds': 8}"
+PADDING = 0.1  # seconds by which codecs of sounds lengthen what they hold
 MOST_FILES = 4  # a clip and a sound at each side of a gap
 Files = dict[Modality, str]
 
@@ -136,8 +137,8 @@ class Continued:
             for modality, path in files.items():
                 kind_of(modality).check_file(path, seconds)
                 lengths.append(io.facts(path).get(modality.value, {}).get("seconds") or 0.0)
-            stated += min(lengths, default=0.0)
-        if stated > self.seconds:
+            stated += max(lengths, default=0.0)
+        if stated > self.seconds + PADDING:
             raise InputError(
                 f"seconds is {self.seconds:g}, and what is given lasts {stated:g} s: expected more, the "
                 "length of the result"

@@ -175,6 +175,8 @@ def test_long_prompts_are_cut_and_requests_without_words_say_so():
     words = Words()
     assert len(cards.title_of({"text": "a" * 500}, words)) == 90
     assert cards.title_of({"audio": [{"value": "x.wav"}]}, words) == "Sound (without words)"
+    goes_on = {"continue": {"files": ["a.mp4"], "seconds": 8}, "to": "video, audio"}
+    assert cards.title_of(goes_on, words) == "Clip, Sound: goes on to 8 s"
 
 
 def test_what_was_painted_is_handed_on_without_being_decoded(tmp_path):

@@ -141,7 +141,7 @@ class Actions:
         """Show how a job goes until it has ended."""
         panels, words = self.panels, self.words
         view = await asyncio.to_thread(self.service.get, job, owner)
-        outputs = _outputs(view.request)
+        outputs = cards.outputs_of(view.request)
         previews: dict[int, dict[str, Any]] = {}
         begun = {
             panels.problem: "",
@@ -361,9 +361,3 @@ def _copied(path: Path, target: Path) -> Path:
     if path != target:
         shutil.copyfile(path, target)
     return target
-
-
-def _outputs(request: Mapping[str, Any]) -> list[str]:
-    """Return the names of what a request makes."""
-    to = request.get("to") or []
-    return [name.strip() for name in (to.split(",") if isinstance(to, str) else to)]

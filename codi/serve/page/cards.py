@@ -52,10 +52,19 @@ def title_of(request: Mapping[str, Any], words: Words, most: int = LONGEST_TITLE
     entries = value if isinstance(value, list) else [value]
     said = [entry.get("value") if isinstance(entry, Mapping) else entry for entry in entries]
     text = ", ".join(each for each in said if isinstance(each, str) and each)
+    if not text and isinstance(request.get("continue"), Mapping):
+        named = ", ".join(words.kind(name) for name in outputs_of(request))
+        text = words("history.continue", kind=named, seconds=request["continue"].get("seconds"))
     if not text:
         given = [words.kind(m.value) for m in Modality if request.get(m.value)]
         text = f"{', '.join(given)} ({words('history.without')})" if given else words("history.without")
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def outputs_of(request: Mapping[str, Any]) -> list[str]:
+    """Return the names of what a request makes."""
+    to = request.get("to") or []
+    return [str(name).strip() for name in (to.split(",") if isinstance(to, str) else to)]
 
 
 # While it runs ---------------------------------------------------------
@@ -302,9 +311,7 @@ def history(views: Iterable[Any], words: Words, root: str = "", more: bool = Fal
 def _row(view: Any, words: Words, root: str) -> str:
     """Return one job of the history: a picture of it, its words, what was made, how it stands."""
     title = title_of(view.request, words)
-    to = view.request.get("to") or []
-    names = to.split(",") if isinstance(to, str) else to
-    made = [kind_of(name.strip()) for name in names if isinstance(name, str) and name.strip() in Modality]
+    made = [kind_of(name) for name in outputs_of(view.request) if name in Modality]
     signs = "".join(f'<span class="kind-{escape(k.name)}">{icon(k)}</span>' for k in made)
     spoken = escape(", ".join(words.kind(k.name) for k in made))
     state = escape(view.state)

@@ -273,6 +273,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "history.sure": ("Delete?", "Löschen?"),
     "history.more": ("Show more", "Mehr zeigen"),
     "history.without": ("without words", "ohne Wörter"),
+    "history.continue": ("{kind}: goes on to {seconds} s", "{kind}: weitergeführt auf {seconds} s"),
     "used": ("Taken up as an input.", "Als Vorgabe übernommen."),
     "filled": (
         "The fields are filled as they were, without files.",
