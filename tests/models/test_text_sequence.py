@@ -1,5 +1,5 @@
-"""Latents of sentences that are sequences: the autoencoder that makes them, the denoiser and the encoders that read
-them, and the file in which a part keeps its pieces of words.
+"""Latents of sentences that are sequences: the autoencoder that makes them, the denoiser and the encoders
+that read them, and the file in which a part keeps its pieces of words.
 """
 
 import json
@@ -93,7 +93,7 @@ def test_a_token_sees_those_before_it_and_every_position_of_the_latent():
 def test_sentences_that_were_learned_come_back_exactly():
     text = autoencoder().train()
     optimizer = torch.optim.AdamW(text.parameters(), lr=1e-2)
-    for _ in range(80):
+    for _ in range(50):
         latent, _ = text.posterior(CAPTIONS)
         loss = text.token_loss(latent, CAPTIONS).mean()
         optimizer.zero_grad()
@@ -120,11 +120,17 @@ def test_lengths_that_cannot_be_are_named(changed, expected):
         autoencoder(**changed)
 
 
-def test_a_transformer_that_is_too_short_is_named():
-    with pytest.raises(InputError, match="max_position_embeddings is 16: expected 40 or more"):
-        TextSequenceAutoencoder(
-            dict(max_position_embeddings=16), {}, 4, 5, word_tokenizer(["a"]), max_length=40
-        )
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "expected"),
+    [
+        (dict(max_position_embeddings=16), {}, "max_position_embeddings is 16: expected 40 or more"),
+        ({}, dict(n_positions=40), "n_positions is 40: expected 41 or more"),
+        (dict(hidden_size=32), dict(n_embd=64), "n_embd is 64: expected 32, the hidden_size"),
+    ],
+)
+def test_transformers_that_do_not_fit_are_named(encoder, decoder, expected):
+    with pytest.raises(InputError, match=expected):
+        TextSequenceAutoencoder(encoder, decoder, 4, 5, word_tokenizer(["a"]), max_length=40)
 
 
 # The file of pieces ----------------------------------------------------
