@@ -1,5 +1,5 @@
-"""Text parts that are made from captions in pieces of words, with latents that are sequences: autoencoder, the
-same with noise, denoiser and noisy-latent encoder, at the smallest size.
+"""Text parts made from captions in pieces of words, with latents that are sequences: autoencoder, the same
+with noise, denoiser and noisy-latent encoder, at the smallest size.
 """
 
 import json
