@@ -8,7 +8,7 @@
 `captions` writes manifests of rows with a caption alone, in twelve languages and several scripts:
 `train.jsonl`; `test.jsonl`, other sentences about the same emoji; `unseen.jsonl`, about emoji that these two
 never name. `exact` prints, for sentences of up to so many words, the share that comes back as it was, to the
-letter: from the latent itself, and from the latent with Gaussian noise, in standard deviations of the latents.
+letter: from the latent itself, and from one with Gaussian noise, in standard deviations of the latents.
 """
 
 import argparse

@@ -15,6 +15,7 @@ from codi.models.conditioning import TextTower
 from codi.models.denoisers import TextSequenceDenoiser, TextSequenceExperts
 from codi.models.denoisers.experts import join, split
 from codi.models.lora import ATTENTION, find_layers
+from codi.models.words import add_words, known_vectors, remove_words
 from codi.protocols import Environment, Weakening
 from codi.types import InputError, Modality
 from codi.vocabulary import piece_tokenizer, word_tokenizer
@@ -191,6 +192,20 @@ def test_a_tower_of_pieces_reads_any_word_and_says_what_is_too_long():
     reading = tower().read("Zürich 😀 xyzzy")
     assert (reading.num_words, reading.num_known, reading.unread) == (3, 3, ())
     assert tower().read("a red ball " * 20).unread[0].startswith("ball a red")
+
+
+@torch.no_grad()
+def test_a_tower_of_pieces_learns_new_words():
+    text = tower()
+    before = text.embed(CAPTIONS)
+    assert known_vectors(text, "ball").shape == (1, text.text.config.hidden_size)
+    add_words(text, {"<orb>": drawn(1, text.text.config.hidden_size)})
+    learned = text.embed(["a <orb> ball"])
+    assert_near(text.embed(["a <ORB> ball"]), learned)
+    assert not torch.allclose(text.embed(["a red ball"]), learned, atol=1e-3)
+    assert_near(text.embed(CAPTIONS), before)
+    remove_words(text)
+    assert torch.equal(text.embed(CAPTIONS), before)
 
 
 # The denoiser ----------------------------------------------------------
