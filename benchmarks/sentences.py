@@ -2,13 +2,13 @@
 
     npm pack emojibase-data@17.0.0 && tar xf emojibase-data-17.0.0.tgz     # MIT: names and tags of emoji
     python -m benchmarks.sentences captions package -o captions
-    python -m training.main --config my.yaml                               # docs/training.md, "Words and pieces"
+    python -m training.main --config my.yaml           # of docs/training.md, "Words and pieces of words"
     python -m benchmarks.sentences exact my/model captions/test.jsonl captions/unseen.jsonl
 
-`captions` writes manifests of rows with a caption alone, in twelve languages and several scripts: `train.jsonl`;
-`test.jsonl`, other sentences about the same emoji; `unseen.jsonl`, about emoji that no sentence of the others
-names. `exact` prints, for sentences of up to so many words, the share that comes back as it was, to the letter:
-from the latent itself, and from the latent with Gaussian noise, in standard deviations of the latents.
+`captions` writes manifests of rows with a caption alone, in twelve languages and several scripts:
+`train.jsonl`; `test.jsonl`, other sentences about the same emoji; `unseen.jsonl`, about emoji that these two
+never name. `exact` prints, for sentences of up to so many words, the share that comes back as it was, to the
+letter: from the latent itself, and from one with Gaussian noise, in standard deviations of the latents.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codi.models.autoencoders import TextAutoencoder
 from codi.modalities import component_class
+from codi.models.autoencoders import TextAutoencoder
 from codi.rows import parse_json
 from training.stages.common import load_part
 

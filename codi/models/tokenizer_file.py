@@ -37,7 +37,7 @@ class WithTokenizerFile(ConfigMixin):
             return
         folder = Path(save_directory)
         (folder / TOKENIZER_FILE).write_text(serialised + "\n", encoding="utf-8")
-        path = folder / self.config_name
+        path = folder / "config.json"
         values = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer": TOKENIZER_FILE}
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -193,17 +193,21 @@ def known_vectors(tower: TextTower, word: str) -> Tensor:
 
     Args:
         tower: the text tower.
-        word: a word of its vocabulary that is one token.
+        word: a word of its vocabulary that is one token; any word for a tower that reads pieces.
 
     Returns:
-        A copy of the word's row, (1, W).
+        A copy of the word's row, (1, W); of a word of several pieces the mean of their rows.
 
     Raises:
         InputError: for a word that the tower does not know.
     """
+    table = tower.text.get_input_embeddings().weight
+    if has_pieces(tower.tokenizer.backend_tokenizer.to_str()):
+        pieces = tower.tokenizer(word, add_special_tokens=False).input_ids
+        return table[pieces].mean(0, keepdim=True).detach()
     number = tower.tokenizer.get_vocab().get(word)
     if number is None:
         raise InputError(
             f"the text tower does not know the word {word!r}: start from one that it knows, such as 'thing'"
         )
-    return tower.text.get_input_embeddings().weight[number][None].detach().clone()
+    return table[number][None].detach().clone()

@@ -1,5 +1,5 @@
-"""Latents of sentences that are sequences: the autoencoder that makes them, the denoiser and the encoders that read
-them, and the file in which a part keeps its pieces of words.
+"""Latents of sentences that are sequences: the autoencoder that makes them, the denoiser and the encoders
+that read them, and the file in which a part keeps its pieces of words.
 """
 
 import json
@@ -15,6 +15,7 @@ from codi.models.conditioning import TextTower
 from codi.models.denoisers import TextSequenceDenoiser, TextSequenceExperts
 from codi.models.denoisers.experts import join, split
 from codi.models.lora import ATTENTION, find_layers
+from codi.models.words import add_words, known_vectors, remove_words
 from codi.protocols import Environment, Weakening
 from codi.types import InputError, Modality
 from codi.vocabulary import piece_tokenizer, word_tokenizer
@@ -93,7 +94,7 @@ def test_a_token_sees_those_before_it_and_every_position_of_the_latent():
 def test_sentences_that_were_learned_come_back_exactly():
     text = autoencoder().train()
     optimizer = torch.optim.AdamW(text.parameters(), lr=1e-2)
-    for _ in range(80):
+    for _ in range(50):
         latent, _ = text.posterior(CAPTIONS)
         loss = text.token_loss(latent, CAPTIONS).mean()
         optimizer.zero_grad()
@@ -120,11 +121,17 @@ def test_lengths_that_cannot_be_are_named(changed, expected):
         autoencoder(**changed)
 
 
-def test_a_transformer_that_is_too_short_is_named():
-    with pytest.raises(InputError, match="max_position_embeddings is 16: expected 40 or more"):
-        TextSequenceAutoencoder(
-            dict(max_position_embeddings=16), {}, 4, 5, word_tokenizer(["a"]), max_length=40
-        )
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "expected"),
+    [
+        (dict(max_position_embeddings=16), {}, "max_position_embeddings is 16: expected 40 or more"),
+        ({}, dict(n_positions=40), "n_positions is 40: expected 41 or more"),
+        (dict(hidden_size=32), dict(n_embd=64), "n_embd is 64: expected 32, the hidden_size"),
+    ],
+)
+def test_transformers_that_do_not_fit_are_named(encoder, decoder, expected):
+    with pytest.raises(InputError, match=expected):
+        TextSequenceAutoencoder(encoder, decoder, 4, 5, word_tokenizer(["a"]), max_length=40)
 
 
 # The file of pieces ----------------------------------------------------
@@ -185,6 +192,20 @@ def test_a_tower_of_pieces_reads_any_word_and_says_what_is_too_long():
     reading = tower().read("Zürich 😀 xyzzy")
     assert (reading.num_words, reading.num_known, reading.unread) == (3, 3, ())
     assert tower().read("a red ball " * 20).unread[0].startswith("ball a red")
+
+
+@torch.no_grad()
+def test_a_tower_of_pieces_learns_new_words():
+    text = tower()
+    before = text.embed(CAPTIONS)
+    assert known_vectors(text, "ball").shape == (1, text.text.config.hidden_size)
+    add_words(text, {"<orb>": drawn(1, text.text.config.hidden_size)})
+    learned = text.embed(["a <orb> ball"])
+    assert_near(text.embed(["a <ORB> ball"]), learned)
+    assert not torch.allclose(text.embed(["a red ball"]), learned, atol=1e-3)
+    assert_near(text.embed(CAPTIONS), before)
+    remove_words(text)
+    assert torch.equal(text.embed(CAPTIONS), before)
 
 
 # The denoiser ----------------------------------------------------------

@@ -227,8 +227,7 @@ class DenoiseStage(Stage):
         With the option `temporal_change` it comes inside `WithTemporalChange`.
         """
         own = self.sentences if in_words(self.modality) else None
-        autoencoder = own or autoencoder_of(self.config.model, self.modality)
-        cls = component_class(self.component, sequence=len(autoencoder.latent_shape) == 2)
+        cls = component_class(self.component, sequence=own is not None and len(own.latent_shape) == 2)
         if self.options.continue_from:
             module = load_part(cls, self.config.model / self.component, f"train {self.component} first")
             if self.options.expert:
@@ -236,6 +235,7 @@ class DenoiseStage(Stage):
             module.requires_grad_(True)
         else:
             module = cls(**self.config.part)
+        autoencoder = own or autoencoder_of(self.config.model, self.modality)
         self.spec = kind_of(self.modality).describe(autoencoder, module)
         # a wrong width would fail only in the first step, and with torch's own words
         fits = {

@@ -148,13 +148,17 @@ class TextAutoencoder(ModelMixin, WithTokenizerFile, Autoencoder):
         tokenizer = self.decoder_tokenizer
         ids = torch.full((len(latent), 1), tokenizer.bos_token_id, device=latent.device)
         for _ in range(self.config.max_length - 1):
-            output = self._step(latent, ids[:, -1:], cache, position=ids.shape[1])
+            logits = self._next(latent, ids[:, -1:], cache, position=ids.shape[1])
             ended = (ids == tokenizer.eos_token_id).any(1)
-            following = output.logits[:, -1].argmax(-1).masked_fill(ended, tokenizer.eos_token_id)
+            following = logits.argmax(-1).masked_fill(ended, tokenizer.eos_token_id)
             ids = torch.cat([ids, following[:, None]], dim=1)
             if (ids == tokenizer.eos_token_id).any(1).all():
                 break
         return [self._sentence(row) for row in ids.tolist()]
+
+    def _next(self, latent: Tensor, ids: Tensor, cache: DynamicCache, position: int) -> Tensor:
+        """Return the logits (B, vocabulary) of the token behind `ids`, which begin at `position`."""
+        return self._step(latent, ids, cache, position).logits[:, -1]
 
     def _memory_cache(self, latent: Tensor) -> DynamicCache:
         """Return a key-value cache in which the latents (B, Z) are the one past position of every layer."""
