@@ -147,6 +147,7 @@ def open_source(
     _check_augment(augment)
 
     captions = read_captions(chosen.captions)
+    fits = read_fits(chosen.fit)
     colour = (chosen.pad_colour[0], chosen.pad_colour[1], chosen.pad_colour[2])
 
     def source(rows: Rows, number: int, fit: Any) -> MediaSource:
@@ -160,7 +161,7 @@ def open_source(
             augment=augment,
             captions=captions,
             fitting=Fitting(
-                fits=read_fits(chosen.fit if fit is None else fit), colour=colour, padding=chosen.padding
+                fits=fits if fit is None else read_fits(fit), colour=colour, padding=chosen.padding
             ),
             **settings,
         )

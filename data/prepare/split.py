@@ -18,6 +18,7 @@ from codi.modalities import in_files
 from codi.types import InputError
 
 SHARE = 0.1
+NAMED = 10  # combinations that the line for people names
 Values = Mapping[str, Any]
 
 
@@ -77,7 +78,8 @@ def run(options: argparse.Namespace) -> str:
         ]
         held = held_out(pairs, options.share, options.seed)
         apart = [pair in held for pair in pairs]
-        what = f"; held out: {', '.join(' + '.join(pair) for pair in sorted(held))}"
+        some = ", ".join(" + ".join(pair) for pair in sorted(held)[:NAMED])
+        what = f"; {len(held)} combinations held out: {some}{', ...' if len(held) > NAMED else ''}"
     else:
         keys = [key_of(row, options.key, place) for row, place in zip(rows, where, strict=True)]
         apart = [fraction(key, options.seed) < options.share for key in keys]
