@@ -377,7 +377,7 @@ class Trainer:
         if found.exhausted and self.samples < self.config.samples:
             self._say(
                 f"stopped early at {self.samples} samples: {found.since} measurements in a row have not "
-                f"lowered the held-out loss of {found.best:.4g} at {found.best_samples}"
+                f"lowered the held-out loss ({found.best} at {found.best_samples})"
             )
         if found.weights and found.best_samples != self.samples:
             self._say(f"exporting the best model, that of {found.best_samples} samples")

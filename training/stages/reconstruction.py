@@ -7,6 +7,7 @@ patches differ most. Letters: N pictures, C channels, H height, W width, D numbe
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,7 @@ class Scorer:
             for ids, restored in zip(
                 tokenizer(batch, add_special_tokens=False).input_ids, round_trip(module, batch), strict=True
             ):
-                hits.append(restored == tokenizer.decode(ids, skip_special_tokens=False).strip())
+                hits.append(restored == str(tokenizer.decode(ids, skip_special_tokens=False)).strip())
         return {"exact": sum(hits) / len(hits)}
 
 
@@ -162,9 +163,10 @@ class Scorer:
 def round_trip(module: TextAutoencoder, sentences: list[str]) -> list[str]:
     """Return what an autoencoder in training makes of sentences."""
     # statistics are set at export alone, and `decode` needs some: with these it changes no latent
-    own = {name: x.clone() for name, x in module.scaling.state_dict().items()}
-    module.scaling.mean.zero_()
-    module.scaling.std.fill_(1.0)
+    scaling: Any = module.scaling
+    own = {name: x.clone() for name, x in scaling.state_dict().items()}
+    scaling.mean.zero_()
+    scaling.std.fill_(1.0)
     restored = module.decode(module.posterior(sentences)[0])
-    module.scaling.load_state_dict(own)
+    scaling.load_state_dict(own)
     return restored
