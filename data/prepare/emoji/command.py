@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PARTS = ("pictures", "clips", "sounds", "speech", "moving")
 ANIMATIONS = tuple(f"@lobehub/fluent-emoji-anim-{number}" for number in (1, 2, 3, 4))
-SETTINGS, LICENCES, LEFT_OUT = "settings.json", "LICENCES.md", "left_out.jsonl"
+SETTINGS, LICENCES, LEFT_OUT = "settings.json", "LICENCES.md", "left_out.{part}.jsonl"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -83,7 +83,6 @@ def prepare(options: argparse.Namespace) -> dict[tuple[str, str], int]:
     made: dict[str, list[Made]] = {}
     for part in parts:
         made[part] = getattr(work, part)()
-    _check_sides(made)
     return _write(options.out, made, work)
 
 
@@ -103,14 +102,15 @@ class Preparation:
         from data.prepare.emoji.speech import LANGUAGES
 
         self.options = options
-        self.left_out: dict[str, str] = {}
+        self.left_out: dict[str, dict[str, str]] = {}
         self._pictures: list[Made] | None = None
         packages = Packages(options.packages)
         wanted = set(parts)
-        languages = _listed(options.languages, tuple(LANGUAGES), "--languages") if options.languages else []
-        self.languages = languages
+        self.languages: list[str] = []
+        if "speech" in wanted and options.languages:
+            self.languages = _listed(options.languages, tuple(LANGUAGES), "--languages")
         self.names_package = packages.find("emojibase-data")
-        self.names = read_names(self.names_package, languages)
+        self.names = read_names(self.names_package, self.languages)
         self.drawings: list[Drawings] = []
         if wanted & {"pictures", "speech", "moving"}:
             self.drawings = [Drawings(style, packages) for style in STYLES]
@@ -142,7 +142,7 @@ class Preparation:
             size = self.options.size
             items = [*picture_items(self.names, self.drawings, size), *clip_art_items(self.clip_art, size)]
             made = self._make(items, "pictures")
-            self._pictures = self._apart(made, alike.picture_vector, alike.NEAR_PICTURES)
+            self._pictures = self._apart(made, "pictures", alike.picture_vector, alike.NEAR_PICTURES)
         return self._pictures
 
     def clips(self) -> "list[Made]":
@@ -151,7 +151,7 @@ class Preparation:
         from data.prepare.emoji.animations import clip_items
 
         items = list(clip_items(self.names, self.animations, self.options.size, self.options.fps))
-        return self._apart(self._make(items, "clips"), alike.clip_vector, alike.NEAR_PICTURES)
+        return self._apart(self._make(items, "clips"), "clips", alike.clip_vector, alike.NEAR_PICTURES)
 
     def sounds(self) -> "list[Made]":
         """Return the sounds: instruments, percussion, samples."""
@@ -163,7 +163,7 @@ class Preparation:
             *sounds.percussion_items(self.player, self.font, rate, seconds),
             *sounds.sample_items(self.samples, rate, seconds),
         ]
-        return self._apart(self._make(items, "sounds"), alike.sound_vector, alike.NEAR_SOUNDS)
+        return self._apart(self._make(items, "sounds"), "sounds", alike.sound_vector, alike.NEAR_SOUNDS)
 
     def speech(self) -> "list[Made]":
         """Return the spoken names, some of them beside a picture."""
@@ -192,15 +192,13 @@ class Preparation:
     def _make(self, items: "list[Item]", part: str) -> "list[Made]":
         from data.prepare.emoji.items import make_all
 
-        return make_all(items, self.options.out, part, self._leave_out, len(items))
+        left = self.left_out[part] = {}
+        return make_all(items, self.options.out, part, left.__setitem__)
 
-    def _apart(self, made: "list[Made]", describe: Any, near: float) -> "list[Made]":
+    def _apart(self, made: "list[Made]", part: str, describe: Any, near: float) -> "list[Made]":
         from data.prepare.emoji.alike import drop_alike
 
-        return drop_alike(made, self.options.out, describe, near, self._leave_out)
-
-    def _leave_out(self, identity: str, reason: str) -> None:
-        self.left_out[identity] = reason
+        return drop_alike(made, self.options.out, describe, near, self.left_out[part].__setitem__)
 
     def _speakers(self) -> dict[str, Any]:
         """Return the programs that speak, by their names."""
@@ -252,46 +250,57 @@ def _begin(options: argparse.Namespace) -> None:
         save_json(path, asked)
 
 
-def _check_sides(made: "Mapping[str, list[Made]]") -> None:
-    """Assert that no file is on two sides: what is tested was not trained on."""
-    sides: dict[str, str] = {}
-    for samples in made.values():
-        for one in samples:
-            for digest in one.row["sha256"].values():
-                side = sides.setdefault(digest, one.item.side.side)
-                assert side == one.item.side.side, f"{one.item.id} is on two sides of the split"
-
-
 def _write(out: Path, made: "Mapping[str, list[Made]]", work: Preparation) -> dict[tuple[str, str], int]:
-    """Write the manifests of each part and of all, the licences, and what was left out."""
+    """Write the manifests of each part and what was left out of it, then those of all that is there."""
     from codi.io import save_text
     from data.manifest import write_manifest
     from data.prepare.emoji.split import SIDES
 
     counts = {}
-    for side in SIDES:
-        rows = {part: [one.row for one in made[part] if one.item.side.side == side] for part in made}
-        for part, listed in rows.items():
-            counts[side, part] = write_manifest(out / f"{side}.{part}.jsonl", listed)
-        write_manifest(out / f"{side}.jsonl", [row for listed in rows.values() for row in listed])
-    lines = [json.dumps({"id": identity, "why": why}) + "\n" for identity, why in work.left_out.items()]
-    save_text(out / LEFT_OUT, "".join(lines))
-    save_text(out / LICENCES, _licences(made, work))
+    for part, samples in made.items():
+        for side in SIDES:
+            rows = [one.row for one in samples if one.item.side.side == side]
+            counts[side, part] = write_manifest(out / f"{side}.{part}.jsonl", rows)
+        left = work.left_out.get(part, {})
+        lines = [json.dumps({"id": identity, "why": why}) + "\n" for identity, why in left.items()]
+        save_text(out / LEFT_OUT.format(part=part), "".join(lines))
+    rows_of = {side: list(_rows(out, side)) for side in SIDES}
+    _check_sides(rows_of)
+    for side, rows in rows_of.items():
+        write_manifest(out / f"{side}.jsonl", rows)
+    save_text(out / LICENCES, _licences([row for rows in rows_of.values() for row in rows], work))
     return counts
 
 
-def _licences(made: "Mapping[str, list[Made]]", work: Preparation) -> str:
+def _rows(out: Path, side: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all parts of one side that this run or one before it wrote."""
+    for part in PARTS:
+        path = out / f"{side}.{part}.jsonl"
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)
+
+
+def _check_sides(rows_of: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Assert that no file is on two sides: what is tested was not trained on."""
+    sides: dict[str, str] = {}
+    for side, rows in rows_of.items():
+        for row in rows:
+            for digest in row["sha256"].values():
+                assert sides.setdefault(digest, side) == side, f"{row['id']} is on two sides of the split"
+
+
+def _licences(rows: list[dict[str, Any]], work: Preparation) -> str:
     """Return the page that goes wherever the set goes: Twemoji's licence asks for it."""
-    sources = Counter(source for samples in made.values() for one in samples for source in one.item.sources)
-    sources[work.names_package] = sum(map(len, made.values()))
+    counts = Counter(tuple(source.values()) for row in rows for source in row["info"]["sources"])
+    counts[tuple(work.names_package.fact().values())] = len(rows)
     lines = ["# Sources and licences", "", "| package | version | licence | samples |", "|---|---|---|---|"]
-    for source, count in sorted(sources.items(), key=lambda pair: pair[0].name):
-        lines.append(f"| {source.name} | {source.version} | {source.licence} | {count} |")
+    lines += [f"| {' | '.join(source)} | {count} |" for source, count in sorted(counts.items())]
     lines += [
         "",
-        "Twemoji: copyright Twitter, Inc and other contributors, graphics under CC-BY-4.0; rendered ",
+        "Twemoji: copyright Twitter, Inc and other contributors, graphics under CC-BY-4.0. Changed: ",
     ]
-    lines[-1] += "small, on white."
+    lines[-1] += "rendered small, on white, some of them set in motion."
     return "\n".join(lines) + "\n"
 
 

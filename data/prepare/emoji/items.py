@@ -1,6 +1,6 @@
 """One sample of the set: the file that is made for it, and the row that it has in the manifests."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,22 +51,18 @@ class Made:
 
 
 def make_all(
-    items: Iterable[Item],
-    out: Path,
-    part: str,
-    leave_out: Callable[[str, str], None],
-    total: int | None = None,
+    items: Sequence[Item], out: Path, part: str, leave_out: Callable[[str, str], None]
 ) -> list[Made]:
     """Make the files that are not there yet, and return the samples in their order.
 
-    A file that is there is taken as it is: files appear under their names only when they are whole.
+    A file that is there is taken as it is: files appear under their names only when they are whole. One that
+    equals another's to the bit is left out.
 
     Args:
         items: the samples.
         out: the folder of the set.
         part: what the samples are, for the line of progress and for their rows.
         leave_out: is called with the id of each sample that is left out, and why.
-        total: how many samples there are, if that is known.
 
     Returns:
         The samples that are of use.
@@ -75,7 +71,8 @@ def make_all(
 
     made = []
     digests: dict[str, str] = {}
-    for item in tqdm(items, desc=part, unit=" files", total=total, disable=None):
+    files: dict[str, str] = {}
+    for item in tqdm(items, desc=part, unit=" files", disable=None):
         path = out / item.file
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +81,12 @@ def make_all(
             except LeftOut as reason:
                 leave_out(item.id, str(reason))
                 continue
-        made.append(Made(item=item, row=_row(item, out, part, digests)))
+        row = _row(item, out, part, digests)
+        first = files.setdefault(digests[item.file], item.file)
+        if first == item.file:
+            made.append(Made(item=item, row=row))
+        else:
+            leave_out(item.id, f"equals {first}")
     return made
 
 
