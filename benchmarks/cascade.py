@@ -3,7 +3,7 @@
     python benchmarks/cascade.py --upscaler runs/tiny/image_upscaler
     python benchmarks/cascade.py --upscaler runs/tiny/image_upscaler --levels 0,0.05,0.1 --scenes 32 --clips 8
 
-Two tables, with bilinear interpolation, and with the network at each noise level of the augmentation (0 is
+Two tables, with bilinear interpolation, and with the network at each strength of the augmentation (0 is
 without). Of pictures that were rendered small the truth is known, which is rendered large; of pictures and
 clips that the model generated from captions of unseen scenes it is not. What is measured:
 
@@ -71,7 +71,7 @@ def ways(part: ImageUpscaler, levels: list[float], steps: int) -> dict[str, Larg
 
     found: dict[str, Larger] = {"bilinear": interpolated}
     for level in levels:
-        asked = Upscale(factor=part.factor, noise_level=level, num_inference_steps=steps)
+        asked = Upscale(factor=part.factor, noise_aug_strength=level, num_inference_steps=steps)
         found[f"network, s = {level:g}"] = lambda m, raw, seed, asked=asked: asked.one(m, raw, seed, part)
     return found
 
@@ -167,7 +167,9 @@ def main() -> None:
     parser.add_argument("--model", help="folder or hub id of what generates (default: the embedded)")
     parser.add_argument("--scenes", type=int, default=32, help="pictures of each table (default 32)")
     parser.add_argument("--clips", type=int, default=8, help="clips (default 8)")
-    parser.add_argument("--levels", default="0,0.05,0.1,0.2", help="noise levels (default 0,0.05,0.1,0.2)")
+    parser.add_argument(
+        "--levels", default="0,0.05,0.1,0.2", help="of the augmentation (default 0,0.05,0.1,0.2)"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the upscaler (default {STEPS})")
     args = parser.parse_args()
     part = ImageUpscaler.from_pretrained(args.upscaler).eval()

@@ -337,7 +337,8 @@ def parse_upscale(value: Any, option: str) -> dict[str, Any] | None:
     """Return how much larger pictures are made, typed or from JSON, as a dict with "factor"; None for None.
 
     Args:
-        value: as typed, `4` or `4:noise_level=0.1`; as in JSON, 4 or {"factor": 4, "noise_level": 0.1}.
+        value: as typed, `4` or `4:noise_aug_strength=0.1`; as in JSON, 4 or {"factor": 4,
+            "noise_aug_strength": 0.1}.
         option: the name of the option, for messages.
 
     Returns:
@@ -354,7 +355,9 @@ def parse_upscale(value: Any, option: str) -> dict[str, Any] | None:
     else:
         named = {}
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{option} is {value!r:.80}: expected a factor such as 4, or 4:noise_level=0.1")
+        raise InputError(
+            f"{option} is {value!r:.80}: expected a factor such as 4, or 4:noise_aug_strength=0.1"
+        )
     return {"factor": value, **named}
 
 

@@ -315,7 +315,7 @@ def _add_steering(generate: Any) -> None:
         "--upscale",
         metavar="X",
         help="make pictures and clips so many times larger by a second model, such as 4, or "
-        "4:noise_level=0.05:num_inference_steps=8 (docs/cascade.md)",
+        "4:noise_aug_strength=0.05:num_inference_steps=8 (docs/cascade.md)",
     )
     generate.add_argument(
         "--start-offset",

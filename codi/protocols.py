@@ -407,22 +407,23 @@ class Upscaler:
 
     Attributes:
         factor: how many times larger a side becomes.
-        max_noise_level: the most noise that it can be told of (noise-conditioning augmentation).
+        max_noise_aug_strength: the most noise that it can be told of (noise-conditioning augmentation).
     """
 
     factor: int
-    max_noise_level: float
+    max_noise_aug_strength: float
 
     @abstractmethod
     def upscale(
-        self, small: Tensor, generator: torch.Generator, noise_level: float, num_inference_steps: int
+        self, small: Tensor, generator: torch.Generator, noise_aug_strength: float, num_inference_steps: int
     ) -> Tensor:
         """Make one picture, or the frames of one clip, larger, all from the same noise.
 
         Args:
             small: (B, 3, h, w) in [-1, 1].
             generator: the source of the noise, on the CPU.
-            noise_level: the deviation of the noise that is put over `small` first, 0 to `max_noise_level`.
+            noise_aug_strength: the deviation of the noise that is put over `small` first, from 0 to
+                `max_noise_aug_strength`.
             num_inference_steps: the steps of the sampler.
 
         Returns:

@@ -715,10 +715,10 @@ def _is_classifier(value: Any) -> bool:
 
 def _is_upscale(value: Any) -> bool:
     """Return whether it says how much larger pictures were made, and how (`codi.upscaling`)."""
-    if not isinstance(value, dict) or set(value) != {"factor", "noise_level", "num_inference_steps"}:
+    if not isinstance(value, dict) or set(value) != {"factor", "noise_aug_strength", "num_inference_steps"}:
         return False
     whole = _is_whole(value["factor"], 2, 16) and _is_whole(value["num_inference_steps"], 1, 1000)
-    return whole and _is_number(value["noise_level"], 0)
+    return whole and _is_number(value["noise_aug_strength"], 0)
 
 
 def _is_steps(value: Any) -> bool:

@@ -19,7 +19,7 @@ FRAMES = 16  # of a clip that are made larger at once
 
 _EXAMPLES = """examples:
   codi upscale out/000.png -o large/
-  codi upscale clip.mp4 --factor 4:noise_level=0.1 -o large/
+  codi upscale clip.mp4 --factor 4:noise_aug_strength=0.1 -o large/
 """
 
 

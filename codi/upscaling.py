@@ -1,7 +1,7 @@
 """Make what was decoded larger: the super-resolution stage of a cascade (docs/cascade.md).
 
     pipe(text="a red star", outputs=["image", "audio"], upscale=4)
-    pipe(..., upscale={"factor": 4, "noise_level": 0.05, "num_inference_steps": 8})
+    pipe(..., upscale={"factor": 4, "noise_aug_strength": 0.05, "num_inference_steps": 8})
 
 It comes after everything that makes outputs agree, and after candidates were chosen, so that it changes none
 of them: with it and without it the same pictures are made, and sounds and texts stay as they are.
@@ -21,10 +21,10 @@ from codi.modalities import kind_of
 from codi.protocols import Upscaler
 from codi.types import InputError, Modality, ModalitySpec
 
-NOISE_LEVEL = 0.05
+NOISE_AUG_STRENGTH = 0.05
 STEPS = 8
 MOST_STEPS = 1000
-OPTIONS = ("factor", "noise_level", "num_inference_steps")
+OPTIONS = ("factor", "noise_aug_strength", "num_inference_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Upscale:
 
     Attributes:
         factor: how many times larger a side becomes.
-        noise_level: the deviation of the noise that is put over what was decoded before its details are made
-            anew, in pixels of [-1, 1] (noise-conditioning augmentation, arXiv 2106.15282).
+        noise_aug_strength: the deviation of the noise that is put over what was decoded before its details
+            are made, in pixels of [-1, 1] (noise-conditioning augmentation, arXiv 2106.15282).
         num_inference_steps: the steps of the sampler.
     """
 
     factor: int
-    noise_level: float = NOISE_LEVEL
+    noise_aug_strength: float = NOISE_AUG_STRENGTH
     num_inference_steps: int = STEPS
 
     @classmethod
@@ -47,7 +47,7 @@ class Upscale:
         """Read a factor, or a mapping with "factor" and any of the other attributes.
 
         Args:
-            value: 4, {"factor": 4, "noise_level": 0.1}, another `Upscale`, or None for none.
+            value: 4, {"factor": 4, "noise_aug_strength": 0.1}, another `Upscale`, or None for none.
 
         Returns:
             It with a value for each attribute; None for None.
@@ -63,8 +63,10 @@ class Upscale:
                 raise InputError(f"upscale has {name!r:.80}: expected some of {', '.join(OPTIONS)}")
         factor = _whole("upscale", given.get("factor"), 2, 16)
         steps = _whole("upscale num_inference_steps", given.get("num_inference_steps", STEPS), 1, MOST_STEPS)
-        level = check_number("upscale noise_level", given.get("noise_level", NOISE_LEVEL))
-        return cls(factor=factor, noise_level=level, num_inference_steps=steps)
+        level = check_number(
+            "upscale noise_aug_strength", given.get("noise_aug_strength", NOISE_AUG_STRENGTH)
+        )
+        return cls(factor=factor, noise_aug_strength=level, num_inference_steps=steps)
 
     def described(self) -> dict[str, Any]:
         """Return it as a record has it, in a form that `parse` takes."""
@@ -112,10 +114,10 @@ class Upscale:
                 f"upscale is {self.factor}: this model makes {modality} {part.factor} times as large; "
                 f"expected {part.factor}"
             )
-        if self.noise_level > part.max_noise_level:
+        if self.noise_aug_strength > part.max_noise_aug_strength:
             raise InputError(
-                f"upscale noise_level is {self.noise_level:g}: expected 0 to {part.max_noise_level:g}, what "
-                "the network was trained with"
+                f"upscale noise_aug_strength is {self.noise_aug_strength:g}: expected 0 to "
+                f"{part.max_noise_aug_strength:g}, what the network was trained with"
             )
 
     def apply(
@@ -150,7 +152,7 @@ class Upscale:
         """Return one picture (3, H, W) or clip (F, 3, H, W) in [-1, 1], each side `factor` times as long."""
         frames = raw if raw.ndim == 4 else raw[None]
         generator = torch.Generator().manual_seed(stream_seed(seed, modality, "upscale"))
-        large = part.upscale(frames, generator, self.noise_level, self.num_inference_steps)
+        large = part.upscale(frames, generator, self.noise_aug_strength, self.num_inference_steps)
         return large if raw.ndim == 4 else large[0]
 
 

@@ -16,10 +16,10 @@ from codi.continuing import extend
 from codi.pipeline import CoDiPipeline
 from codi.serve.making import _size
 from codi.types import InputError, Modality
-from codi.upscaling import NOISE_LEVEL, STEPS, Upscale
+from codi.upscaling import NOISE_AUG_STRENGTH, STEPS, Upscale
 from tests import tiny_pipeline
 
-ASKED = {"factor": 4, "noise_level": 0.1, "num_inference_steps": 2}
+ASKED = {"factor": 4, "noise_aug_strength": 0.1, "num_inference_steps": 2}
 CALL = dict(text="a red ball", outputs=["image", "video", "audio"], seed=3, num_inference_steps=2)
 
 
@@ -72,7 +72,10 @@ def test_only_those_candidates_are_made_larger_that_are_kept(pipe, monkeypatch):
     ("changes", "expected"),
     [
         ({"upscale": 2}, "upscale is 2: this model makes image 4 times as large; expected 4"),
-        ({"upscale": {"factor": 4, "noise_level": 0.5}}, "noise_level is 0.5: expected 0 to 0.3"),
+        (
+            {"upscale": {"factor": 4, "noise_aug_strength": 0.5}},
+            "noise_aug_strength is 0.5: expected 0 to 0.3",
+        ),
         ({"upscale": 1}, "upscale is 1: expected a whole number from 2 to 16"),
         ({"upscale": {"factor": 4, "steps": 3}}, "upscale has 'steps': expected some of factor"),
         ({"upscale": "four"}, "upscale is 'four'"),
@@ -106,7 +109,7 @@ def test_it_is_saved_with_the_model_and_loaded_again(pipe, folder):
     [
         (None, None),
         ("4", {"factor": 4}),
-        ("4:noise_level=0.1:num_inference_steps=3", {**ASKED, "num_inference_steps": 3}),
+        ("4:noise_aug_strength=0.1:num_inference_steps=3", {**ASKED, "num_inference_steps": 3}),
         (4, {"factor": 4}),
         (ASKED, ASKED),
     ],
@@ -115,13 +118,13 @@ def test_the_command_line_and_lines_of_jobs_say_it_alike(text, expected):
     assert parse_upscale(text, "--upscale") == expected
     if expected is not None:
         assert Upscale.parse(expected).described() == {
-            "noise_level": NOISE_LEVEL,
+            "noise_aug_strength": NOISE_AUG_STRENGTH,
             "num_inference_steps": STEPS,
             **expected,
         }
 
 
-@pytest.mark.parametrize("text", ["x", "2.5", ":noise_level=1", True, [4]])
+@pytest.mark.parametrize("text", ["x", "2.5", ":noise_aug_strength=1", True, [4]])
 def test_what_is_no_factor(text):
     with pytest.raises(InputError, match="--upscale is"):
         parse_upscale(text, "--upscale")
@@ -129,9 +132,9 @@ def test_what_is_no_factor(text):
 
 def test_a_job_has_it_from_options_from_a_line_and_from_its_record(pipe, tmp_path):
     typed = build_parser().parse_args(
-        ["generate", "--text", "a", "--to", "image", "-o", "x", "--upscale", "4:noise_level=0.1"]
+        ["generate", "--text", "a", "--to", "image", "-o", "x", "--upscale", "4:noise_aug_strength=0.1"]
     )
-    assert jobs.from_arguments(typed).settings["upscale"] == {"factor": 4, "noise_level": 0.1}
+    assert jobs.from_arguments(typed).settings["upscale"] == {"factor": 4, "noise_aug_strength": 0.1}
     line = json.dumps({"id": "a", "text": "a", "to": "image", "upscale": 4})
     job = jobs.from_line(line, tmp_path, "")
     assert job.settings["upscale"] == {"factor": 4}
@@ -143,7 +146,7 @@ def test_a_job_has_it_from_options_from_a_line_and_from_its_record(pipe, tmp_pat
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"factor": 4}, 4, {**ASKED, "factor": 1}, {**ASKED, "more": 0}, {**ASKED, "noise_level": -1}],
+    [{"factor": 4}, 4, {**ASKED, "factor": 1}, {**ASKED, "more": 0}, {**ASKED, "noise_aug_strength": -1}],
 )
 def test_a_record_that_says_something_else_is_refused(wrong):
     assert not records.RESOLVED["upscale"](wrong)

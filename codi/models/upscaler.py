@@ -2,15 +2,16 @@
 
 It is the second model of a cascade (Cascaded Diffusion Models, arXiv 2106.15282; Imagen, arXiv 2205.11487)
 with noise-conditioning augmentation: the small picture y is given as z = y + s eps, the network is told the
-noise level s, and training draws s at random. So details are not copied from the faults of a generated
-picture, which has others than the small pictures of training.
+strength s of that noise, and training draws s at random. So details are not copied from the faults of a
+generated picture, which has others than the small pictures of training.
 
 The network sees pixels in blocks of f x f (space to depth), on the grid of the small picture. It predicts
     x_0 = (x_high - up(z)) / c(s),   c(s)^2 = detail_std^2 + (2 s / 3)^2,
 the details above bilinear interpolation `up`, at about unit variance; (2 / 3)^2 is the share of the variance
 of white noise that interpolation leaves. It is convolutional, and takes pictures of any size.
 
-Letters: B pictures, f the factor, h w the size of the small pictures, C = 3 f^2, s noise level.
+Letters: B pictures, f the factor, h w the size of the small pictures, C = 3 f^2, s the strength of the noise
+over the small pictures.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from torch.nn import functional
 
 from codi.protocols import Upscaler
 
-LEVEL_SCALE = 1000.0  # of noise levels s, which are embedded like timesteps
+LEVEL_SCALE = 1000.0  # of strengths s, which are embedded like timesteps
 CHUNK = 16 * 64 * 64  # positions h w of pictures that pass the network at once
 INTERPOLATED = 2 / 3  # the deviation of white noise of deviation 1 after bilinear interpolation
 CORRECTIONS = 10  # at most, between the two sets in `consistent`
@@ -37,11 +38,11 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
 
     Args:
         unet_config: constructor arguments of diffusers' UNet2DModel; its channels and its embedding of the
-            noise level follow from the factor.
+            strength of noise follow from the factor.
         factor: f, how many times larger a side becomes.
         detail_std: the deviation of the details above interpolation in the pictures of training, in pixels of
             [-1, 1].
-        max_noise_level: the largest s that training draws.
+        max_noise_aug_strength: the largest s that training draws.
         num_train_timesteps: the steps of the noise process: cosine (arXiv 2102.09672) with v-prediction,
             without signal at its end (arXiv 2305.08891).
         tile_size: the side in small pixels above which pictures are made in overlapping tiles.
@@ -56,7 +57,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         unet_config: dict[str, Any],
         factor: int = 4,
         detail_std: float = 0.1,
-        max_noise_level: float = 0.3,
+        max_noise_aug_strength: float = 0.3,
         num_train_timesteps: int = 1000,
         tile_size: int = 128,
         tile_overlap: int = 16,
@@ -79,9 +80,9 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         return self.config.factor
 
     @property
-    def max_noise_level(self) -> float:
-        """The largest noise level that training drew."""
-        return self.config.max_noise_level
+    def max_noise_aug_strength(self) -> float:
+        """The largest strength of noise that training drew."""
+        return self.config.max_noise_aug_strength
 
     @property
     def step(self) -> int:
@@ -110,7 +111,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         return functional.interpolate(small, scale_factor=self.factor, mode="bilinear", align_corners=False)
 
     def scale(self, level: Tensor) -> Tensor:
-        """Return c(s), by which details are divided, of noise levels (B,): (B, 1, 1, 1)."""
+        """Return c(s), by which details are divided, of strengths s (B,): (B, 1, 1, 1)."""
         noise = INTERPOLATED * level
         return (self.config.detail_std**2 + noise**2).sqrt()[:, None, None, None]
 
@@ -152,7 +153,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
 
     @torch.no_grad()
     def upscale(
-        self, small: Tensor, generator: torch.Generator, noise_level: float, num_inference_steps: int
+        self, small: Tensor, generator: torch.Generator, noise_aug_strength: float, num_inference_steps: int
     ) -> Tensor:
         """Make one picture, or the frames of one clip, larger.
 
@@ -161,7 +162,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         Args:
             small: (B, 3, h, w) in [-1, 1].
             generator: the source of the noise, on the CPU.
-            noise_level: s, from 0 to `max_noise_level`.
+            noise_aug_strength: s, from 0 to `max_noise_aug_strength`.
             num_inference_steps: the steps of the sampler.
 
         Returns:
@@ -176,15 +177,15 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         noise = torch.randn(1, 3 * self.factor**2, *grid, generator=generator).to(small.device)
         rows = max(1, CHUNK // (grid[0] * grid[1]))
         made = [
-            self._sample(part + noise_level * eps, noise, noise_level, num_inference_steps)
+            self._sample(part + noise_aug_strength * eps, noise, noise_aug_strength, num_inference_steps)
             for part in padded.split(rows)
         ]
         large = torch.cat(made)[..., : height * self.factor, : width * self.factor]
         return self.consistent(large, small)
 
-    def _sample(self, given: Tensor, noise: Tensor, noise_level: float, steps: int) -> Tensor:
+    def _sample(self, given: Tensor, noise: Tensor, noise_aug_strength: float, steps: int) -> Tensor:
         """Return large pictures of what is given of them (B, 3, h, w), from noise (1, C, h, w)."""
-        level = given.new_full((len(given),), noise_level)
+        level = given.new_full((len(given),), noise_aug_strength)
         scheduler = self.new_scheduler()
         scheduler.set_timesteps(steps, device=given.device)
         x = noise.expand(len(given), -1, -1, -1)

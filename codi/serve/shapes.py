@@ -50,7 +50,7 @@ _KEYS: dict[str, tuple[Any, str]] = {
     "classifier_guidance": (dict[str, Any], "Gradients beside guidance, `{'name': 'prompt', 'scale': 0.2}`."),
     "upscale": (
         int | dict[str, Any],
-        "How many times larger pictures and clips are made, `4` or `{'factor': 4, 'noise_level': 0.05}`.",
+        "By how much pictures and clips are made larger, `4` or `{'factor': 4, 'num_inference_steps': 8}`.",
     ),
     "sync": (bool, "Whether a clip or a sound that is given keeps its time."),
     "auxiliary_caption": (bool, "Whether several outputs may agree with a caption that nobody asked for."),

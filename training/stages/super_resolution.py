@@ -20,7 +20,7 @@ from torch.nn import functional
 from codi.io import to_unit
 from codi.models.upscaler import ImageUpscaler
 from codi.types import Modality, ModalitySpec
-from codi.upscaling import NOISE_LEVEL, STEPS
+from codi.upscaling import NOISE_AUG_STRENGTH, STEPS
 from codi.world import render_frames
 from data.source import Source
 from training.config import Config, expect, strict
@@ -43,7 +43,7 @@ class SuperResolutionOptions:
         crops: the crops that are taken from each picture.
         plain: the share of crops that lie anywhere; the others lie where details are, the likelier the more.
         unaugmented: the share of crops whose small version has no noise over it; in the others the level is
-            drawn evenly up to `max_noise_level` of the network.
+            drawn evenly up to `max_noise_aug_strength` of the network.
         continue_from: start from the part in the model folder; `part` is not read then.
     """
 
@@ -149,14 +149,14 @@ class SuperResolutionStage(Stage):
         return torch.stack(large_crops), torch.stack(small_crops)
 
     def levels(self, module: ImageUpscaler, count: int, generator: torch.Generator) -> Tensor:
-        """Return the noise levels s (N,) of small crops."""
+        """Return the strengths s (N,) of the noise over small crops."""
         drawn = torch.rand(2, count, generator=generator, device=generator.device)
-        return torch.where(drawn[0] < self.options.unaugmented, 0.0, drawn[1] * module.max_noise_level)
+        return torch.where(drawn[0] < self.options.unaugmented, 0.0, drawn[1] * module.max_noise_aug_strength)
 
     def loss(
         self, module: ImageUpscaler, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return the mean squared error of v, and the unreduced loss by noise level for the log."""
+        """Return the mean squared error of v, and the unreduced loss by noise level of v for the log."""
         large, small = self.crops(module, to_unit(batch["frames"]), generator)
         level = self.levels(module, len(large), generator)
         noise = torch.randn(small.shape, generator=generator, device=small.device)
@@ -193,7 +193,7 @@ class SuperResolutionStage(Stage):
         source.close()
         small = module.downsampled(large)
         generator = torch.Generator().manual_seed(0)
-        level = min(NOISE_LEVEL, module.max_noise_level)
+        level = min(NOISE_AUG_STRENGTH, module.max_noise_aug_strength)
         made = module.upscale(small, generator, level, STEPS)
         shown = functional.interpolate(small, scale_factor=module.factor)
         write_png(folder / "pictures.png", torch.cat([shown, made, large]), 4)
