@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codi.records": LEAVES | KINDS | {"codi.prompts", "codi.renamed"},
     "codi.filters": LEAVES | KINDS | {"codi.functions"},
     "codi.sheets": LEAVES | KINDS,
-    "codi.job_lines": LEAVES | KINDS | {"codi.jobs"},
+    "codi.job_lines": LEAVES | KINDS | {"codi.edits", "codi.jobs"},
     "codi.grid_command": LEAVES | KINDS | {"codi.job_lines", "codi.jobs", "codi.renamed", "codi.sheets"},
     "codi.compare_command": LEAVES
     | KINDS
