@@ -200,3 +200,27 @@ def test_what_was_painted_is_handed_on_without_being_decoded(tmp_path):
         found = editor.preprocess(EditorData(id="7"))
         assert [Path(layer).read_bytes() for layer in found["layers"]] == [b"no picture"]
         assert editor.blob_storage == {} and editor.preprocess(EditorData(id="8")) is None
+
+
+def test_another_model_brings_its_own_words_numbers_and_lengths():
+    gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'codi[serve]'")
+    from codi.serve.page import blocks, fields
+
+    other = {**MODEL, "name": "other", "outputs": ["image", "audio"], "words": None}
+    other |= {
+        "defaults": {"image": {"num_inference_steps": 7}},
+        "sizes": {"audio": {"audio_length_in_s": 5.0}},
+    }
+    with gr.Blocks():
+        here = fields.lay_out(Words(), [MODEL, other], MODEL["words"])
+        fields.lay_out_more(here)
+    changes = blocks._model_chosen(here, "other")
+    assert changes[here.by_name["steps"]]["placeholder"] == "7"
+    assert changes[here.by_name["size.audio_length_in_s"]]["placeholder"] == "5"
+    assert changes[here.by_name["outputs"]]["value"] == ["image", "audio"]
+    assert changes[here.marks["world"]]["visible"] is changes[here.examples]["visible"] is False
+    assert changes[here.by_name["region0.interval"]]["seconds"] == 5.0
+    back = blocks._model_chosen(here, "codi-tiny")
+    assert back[here.by_name["image.num_inference_steps"]]["placeholder"] == "20"
+    assert back[here.marks["world"]]["visible"]
+    assert back.keys() == changes.keys()

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from codi.modalities import kinds
 from codi.serve.page import cards, fields, form, frame, offers, parts
 from codi.serve.page.actions import PAST, Actions, Panels
 from codi.serve.page.fields import Fields
@@ -204,6 +205,9 @@ def _wire_form(here: Fields, root: str) -> None:
         here.marks["no control"],
     ]
     changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
+    changing += [here.by_name[name] for name in offers.hints(here.models[0], list(here.by_name))]
+    changing += [here.by_name[f"region{number}.interval"] for number in range(form.REGIONS)]
+    changing += [each for each in (here.marks["world"], here.examples) if each is not None]
     model.change(partial(_model_chosen, here), model, changing, **SHOWN)
     for kind in offers.offered(here.models):
         if kind.regions:
@@ -220,7 +224,7 @@ def _example(event: gr.EventData) -> str:
 
 
 def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
-    """Return what changes with the model: outputs, kinds of prompts, and kinds of control."""
+    """Return what changes with the model: outputs, prompts, its words and numbers, and kinds of control."""
     words = here.words
     model = next((each for each in here.models if each["name"] == name), here.models[0])
     makes = offers.outputs_of(model)
@@ -233,6 +237,17 @@ def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
     offered = offers.control_choices(words, model)
     for number in range(form.CONTROLS):
         changes[here.by_name[f"control{number}.kind"]] = gr.update(choices=offered, value="")
+    known = model.get("words") or {}
+    changes[here.marks["world"]] = gr.update(value=frame.world(words, known), visible=bool(known))
+    if here.examples is not None:
+        changes[here.examples] = gr.update(visible=known == (here.models[0].get("words") or {}))
+    for field, hint in offers.hints(model, list(here.by_name)).items():
+        changes[here.by_name[field]] = gr.update(placeholder=hint)
+    seconds = max(offers.seconds_of(model, kind.name) for kind in kinds())
+    for number in range(form.REGIONS):
+        label = words("region.span", number=number + 1)
+        shown = parts.span_of(words, label, seconds)
+        changes[here.by_name[f"region{number}.interval"]] = gr.update(**shown)
     return changes
 
 
@@ -240,11 +255,12 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
     """Let the part of a start be marked once there is a start and a part is to stay."""
     words, name = here.words, kind.name
     fields_of = {part: here.by_name.get(f"{name}.{part}") for part in ("paint", "box", "interval")}
-    seconds = offers.seconds_of(here.models[0], name)
     group, strength = here.marks[name], here.by_name[f"{name}.strength"]
     canvas = here.by_name.get(f"{name}.canvas")
 
-    def marked(value: Any, how: str) -> dict[Any, Any]:
+    def marked(value: Any, how: str, model: str) -> dict[Any, Any]:
+        chosen = next((each for each in here.models if each["name"] == model), here.models[0])
+        seconds = offers.seconds_of(chosen, name)
         part, nothing, around = how == "part", how == "nothing", how == form.CANVAS
         changes: dict[Any, Any] = {group: gr.update(visible=part), strength: gr.update(visible=nothing)}
         called = words.kind(name)
@@ -265,4 +281,4 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
 
     start, keep = here.by_name[f"{name}.start"], here.by_name[f"{name}.keep"]
     outputs = [each for each in (group, strength, canvas, *fields_of.values()) if each is not None]
-    gr.on([start.change, keep.change], marked, [start, keep], outputs, **SHOWN)
+    gr.on([start.change, keep.change], marked, [start, keep, here.by_name["model"]], outputs, **SHOWN)

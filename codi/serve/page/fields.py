@@ -35,7 +35,7 @@ class Fields:
             kind.
         adders: the buttons that add a prompt, by kind.
         marks: what comes and goes: by output what marks a part of a start, "tabs" of starts, "end" of what
-            goes on, "control" and "no control".
+            goes on, "world" for the words of a model, "control" and "no control".
         groups: foldable parts by name.
         examples: the example prompts.
     """
@@ -58,13 +58,6 @@ class Fields:
     def values(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         """Return the values of the fields by name, from those by component."""
         return {name: data.get(component) for name, component in self.by_name.items()}
-
-
-def _own(fields: Fields, key: str, name: str, table: str = "defaults") -> str:
-    """Return what stands in the empty field of a number: what the first model takes for it."""
-    value = ((fields.models[0].get(table) or {}).get(name) or {}).get(key)
-    value = value.get(name) if isinstance(value, Mapping) else value
-    return "" if value is None else f"{value:g}"
 
 
 def lay_out(words: Words, models: Sequence[Mapping[str, Any]], known: Mapping[str, Sequence[str]]) -> Fields:
@@ -124,7 +117,7 @@ def _prompts(fields: Fields, known: Mapping[str, Sequence[str]]) -> None:
     )
     if known:
         fields.examples = parts.acting(frame.examples(words, EXAMPLES))
-        gr.HTML(frame.world(words, known))
+    fields.marks["world"] = gr.HTML(frame.world(words, known) if known else "", visible=bool(known))
     fields.add("slots", gr.State([None] * form.PROMPTS))
     for number in range(form.PROMPTS):
         fields.slots.append(_slot(fields, number))
@@ -207,12 +200,12 @@ def _settings(fields: Fields) -> None:
     with gr.Accordion(words("group.settings"), open=False) as fields.groups["settings"]:
         gr.HTML(f'<p class="quiet">{words("settings.info")}</p>')
         with gr.Row():
-            hint = _own(fields, "num_inference_steps", makes[0].name)
+            hint = offers.own(fields.models[0], "num_inference_steps", makes[0].name)
             fields.add("steps", parts.number(words("steps"), hint, min_width=120, elem_id="steps"))
             for name in SIZES:
                 able = [kind.name for kind in makes if kind.modality in sized(name)]
                 if able:
-                    hint = _own(fields, name, able[0], "sizes")
+                    hint = offers.own(fields.models[0], name, able[0], "sizes")
                     fields.add(f"size.{name}", parts.number(words(f"size.{name}"), hint, min_width=120))
         with gr.Tabs():
             for kind in makes:
@@ -233,11 +226,14 @@ def _scales(fields: Fields, kind: ModalityKind) -> None:
     """Lay out the numbers of one output."""
     words = fields.words
     with gr.Row():
-        for key in ("guidance_scale", "sync_guidance_scale", "start_offset", "num_inference_steps"):
+        for key in form.BY_OUTPUT:
             fields.add(
                 f"{kind.name}.{key}",
                 parts.number(
-                    words(key), _own(fields, key, kind.name), info=words(f"{key}.info"), min_width=190
+                    words(key),
+                    offers.own(fields.models[0], key, kind.name),
+                    info=words(f"{key}.info"),
+                    min_width=190,
                 ),
             )
         fields.add(

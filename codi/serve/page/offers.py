@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codi.modalities import kinds
+from codi.modalities import kinds, sized
 from codi.modalities.base import ModalityKind
 from codi.serve.page import form
 from codi.serve.page.words import Words
+from codi.types import SIZES, Modality
 
 
 def outputs_of(model: Mapping[str, Any]) -> list[ModalityKind]:
@@ -41,3 +42,40 @@ def controls_of(model: Mapping[str, Any]) -> dict[str, list[str]]:
 def control_choices(words: Words, model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the kinds of control to choose from."""
     return [(words("control.off"), ""), *((words.control(name), name) for name in controls_of(model))]
+
+
+def own(model: Mapping[str, Any], key: str, name: str, table: str = "defaults") -> str:
+    """Return what stands in the empty field of a number: what a model takes for it.
+
+    Args:
+        model: what the service says of the model.
+        key: the name of the setting or size.
+        name: the output.
+        table: where the service says it: "defaults" or "sizes".
+
+    Returns:
+        The number; "" where the model says none.
+    """
+    value = ((model.get(table) or {}).get(name) or {}).get(key)
+    value = value.get(name) if isinstance(value, Mapping) else value
+    return "" if value is None else f"{value:g}"
+
+
+def hints(model: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Return what stands in empty fields of numbers.
+
+    Args:
+        model: what the service says of the model.
+        names: the names of all fields (`codi.serve.page.form`).
+
+    Returns:
+        The numbers by the names of those fields that have one.
+    """
+    made = [kind.name for kind in outputs_of(model)]
+    found = {"steps": own(model, "num_inference_steps", made[0]) if made else ""}
+    for size in SIZES:
+        able = [name for name in made if Modality(name) in sized(size)]
+        found[f"size.{size}"] = own(model, size, able[0], "sizes") if able else ""
+    for kind in kinds():
+        found |= {f"{kind.name}.{key}": own(model, key, kind.name) for key in form.BY_OUTPUT}
+    return {name: hint for name, hint in found.items() if name in names}
