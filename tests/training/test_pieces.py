@@ -3,17 +3,17 @@ with noise, denoiser and noisy-latent encoder, at the smallest size.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from codi.models.autoencoders import TextSequenceAutoencoder
+from codi.models.conditioning import TextTower
 from codi.models.denoisers import TextSequenceDenoiser
-from codi.pretrained import resolve
 from codi.types import InputError
-from codi.vocabulary import load_tokenizer
+from codi.vocabulary import load_tokenizer, piece_tokenizer
+from tests.tiny_pipeline import DIM, TRANSFORMER
 from training.config import Config
 from training.plan import HardwareSpec, plan
 from training.stages import open_stage
@@ -34,7 +34,7 @@ DENOISER = {
     "length": 5,
     "width": 16,
     "num_levels": 1,
-    "context_dim": 128,
+    "context_dim": DIM,
     "norm_num_groups": 4,
 }
 
@@ -68,12 +68,12 @@ def train(config: Config):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model folder with the embedded model's towers, and a manifest of captions alone."""
+    """A model folder with a text tower of pieces, and a manifest of captions alone."""
     folder = tmp_path_factory.mktemp("pieces")
     rows = "".join(json.dumps({"caption": caption}) + "\n" for caption in CAPTIONS)
     (folder / "captions.jsonl").write_text(rows, encoding="utf-8")
-    for part in ("text_tower", "scheduler"):
-        shutil.copytree(resolve() / part, folder / "model" / part)
+    tower = TextTower(dict(TRANSFORMER, max_position_embeddings=40), piece_tokenizer(CAPTIONS, 300))
+    tower.save_pretrained(folder / "model" / "text_tower")
     train(run(folder, "autoencoder_text", PART, tokenizer=PIECES, statistics_samples=4))
     return folder
 
@@ -107,7 +107,7 @@ def test_denoiser_and_encoders_read_sequences(place):
     again = load_part(component("denoiser"), place / "model" / "text_denoiser", "")
     assert isinstance(again, TextSequenceDenoiser) and again.config.length == 5
     latents = {"text": dict(latent_shape=[4, 5], latent_rate=None, tokens_per_step=1)}
-    encoders = dict(latents=latents, context_dim=128, dim=16, num_layers=1, num_heads=2)
+    encoders = dict(latents=latents, context_dim=DIM, dim=16, num_layers=1, num_heads=2)
     train(run(place, "noisy_latent", encoders, prompts={"text": 1.0}))
 
 
