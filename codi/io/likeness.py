@@ -39,7 +39,7 @@ RATE = 16_000  # Hz, at which sounds are hashed
 BANDS = 64
 WINDOW, HOP = 1024, 512  # samples
 FLOOR = math.log(1e-3)  # of energies, relative to the loudest: what is softer counts as silence
-SLOPE = 0.2  # nepers by which energies have to rise
+SLOPE = 0.1  # nepers by which energies have to rise
 LOUDNESS = 1.5  # nepers by which cells of near duplicates may differ
 LONGER = 0.1  # seconds by which near duplicates may differ in length, and as a share of it half as much
 

@@ -439,6 +439,9 @@ class ModalityKind(ABC):
             start: the second at which the sample begins; None for the beginning of the file.
             end: the second at which it ends; None for the end of the file.
 
+        Returns:
+            Its digest, and hashes where the modality has some.
+
         Raises:
             InputError: for a file that cannot be read.
         """

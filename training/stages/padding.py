@@ -89,11 +89,14 @@ def grid_mask(batch: Batch, modality: Modality, grid: Grid, x_0: Tensor, rows: T
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of the values that are content, of all where there is no mask; a scalar.
+    """Return the mean of the values that are content, of all where there is no mask.
 
     Args:
         values: the values.
         mask: boolean of the same shape; None for no padding.
+
+    Returns:
+        A scalar.
     """
     if mask is None:
         return values.mean()
@@ -109,11 +112,14 @@ def both(mask: Tensor | None, axis: int, offset: int = 1) -> Tensor | None:
 
 
 def mean_kl(posterior: Any, mask: Tensor | None) -> Tensor:
-    """Return the mean Kullback-Leibler term of a latent value of a Gaussian posterior of diffusers; a scalar.
+    """Return the mean Kullback-Leibler term of a latent value of a Gaussian posterior of diffusers.
 
     Args:
         posterior: a `DiagonalGaussianDistribution`.
         mask: which latent values are content; None for no padding.
+
+    Returns:
+        A scalar.
     """
     mean = posterior.mean
     if mask is None:

@@ -116,11 +116,14 @@ class WithTemporalChange(nn.Module):
         return self.denoiser(*given)
 
     def temporal_change_loss(self, x_0: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the squared error (B,) of the last pass in predicting `changes` of latents.
+        """Return the squared error of the last pass in predicting `changes` of latents.
 
         Args:
             x_0: clean latents, (B, C, S, ...).
             mask: (B, C, S, ...) boolean, which latent values are content; None for all.
+
+        Returns:
+            (B,).
         """
         counted = transitions(mask)
         wanted = changes(x_0, counted)
