@@ -182,7 +182,7 @@ def test_of_a_batch_the_partners_of_the_chosen_samples_are_read():
     batch = Batch(named=named)
     stage = SimpleNamespace(sentences=SimpleNamespace(encode=lambda captions: captions))
     for partner, expected in ((TEXT, ["three", "one"]), (IMAGE, [[3.0], [1.0]])):
-        partner_estimates = lambda context, t, kinds, latents, generator, partner=partner: latents(
+        partner_estimates = lambda context, t, kinds, latents, generator, available, partner=partner: latents(
             partner, torch.tensor([3, 1])
         )
         found = DenoiseStage.with_estimates(stage, partner_estimates, batch, [TEXT] * 4, torch.Generator())(
