@@ -151,7 +151,10 @@ class DistilStage(Stage):
         self.teacher = load_part(self.cls, folder / self.name, "align it first")
 
     def build(self) -> Student:
-        """Return the student: a copy of the teacher, with the arguments in `part` changed.
+        """Return a copy of the teacher, with the arguments in `part` changed.
+
+        Returns:
+            The student.
 
         Raises:
             InputError: for an argument that the tower does not have.
