@@ -88,6 +88,7 @@ def test_the_student_takes_the_teachers_place(model):
     tower = load_part(AudioTower, model / "new" / "audio_tower", "")
     assert tower.config.peak == 0.5 and load_part(AudioTower, model / "audio_tower", "").config.peak is None
     assert DistilStage.produces(distil.config) == ("audio_tower",)
+    assert stage(model / "new", teacher=str(model)).teacher.config.peak is None
 
 
 @pytest.mark.parametrize(

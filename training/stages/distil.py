@@ -1,6 +1,6 @@
 """Distillation of a finished prompt tower: of damaged media it gives the token that it gave of clean ones.
 
-The teacher is the tower in the model folder, which sees the medium as it is; the student, which starts as its
+The teacher is the finished tower, which sees the medium as it is; the student, which starts as its
 copy, sees it after ordinary damage (`data.damage`). Everything that was trained on the teacher's tokens goes
 on to understand the student's. Contrast with captions on damaged media instead moves the tokens of clean
 media, too. Normalisation keeps the teacher's statistics and nothing is dropped, or the student's clean tokens
@@ -46,12 +46,15 @@ class DistilOptions:
         damage_kinds: the kinds of damage that are drawn from; empty for all of them.
         validation_scenes: the number of media on which agreement with the teacher is measured, for each kind
             of damage.
+        teacher: the model folder with the teacher; empty for the model's own. A run that goes on after its
+            export needs a copy from before, since the student has taken the teacher's place.
     """
 
     media: dict[str, float] = field(default_factory=dict)
     damage: float = 0.8
     damage_kinds: tuple[str, ...] = ()
     validation_scenes: int = 32
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         expect(bool(self.media), "media", self.media, "at least one modality, such as {audio: 1}")
@@ -144,10 +147,14 @@ class DistilStage(Stage):
 
     def load(self) -> None:
         """Load the teacher."""
-        self.teacher = load_part(self.cls, self.config.model / self.name, "align it first")
+        folder = Path(self.options.teacher or self.config.model)
+        self.teacher = load_part(self.cls, folder / self.name, "align it first")
 
     def build(self) -> Student:
-        """Return the student: a copy of the teacher, with the arguments in `part` changed.
+        """Return a copy of the teacher, with the arguments in `part` changed.
+
+        Returns:
+            The student.
 
         Raises:
             InputError: for an argument that the tower does not have.

@@ -102,10 +102,13 @@ class PhaseSeededVocoder(nn.Module):
 
     @torch.no_grad()
     def seeds(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-magnitudes and the phases in radians, (B, T, K) each, from which the network starts.
+        """Find from what the network starts.
 
         Args:
             mel: log-mels, (B, T, M) float32.
+
+        Returns:
+            The log-magnitudes and the phases in radians, (B, T, K) each.
         """
         magnitude = self.inversion.unmel(mel.exp())  # (B, K, T)
         phase = peak_phases(magnitude, self.inversion.n_fft, self.inversion.hop_length)
