@@ -237,7 +237,7 @@ def load_judge(folder: str) -> tuple[Judge, dict[str, Any]]:
 
 
 def pictures(media: Sequence[Tensor]) -> Any:
-    """Return features (N, D) of pictures uint8 (3, H, W): `--extractor image=benchmarks/judge.py:pictures`."""
+    """Return features (N, D) of pictures (3, H, W): `--extractor image=benchmarks/judge.py:pictures`."""
     return _features("pictures", [io.fit_image(picture, SIZE) for picture in media])
 
 

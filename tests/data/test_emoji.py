@@ -96,7 +96,9 @@ def packages(tmp_path):
     for number in (1, 2, 3, 4):
         name = f"@lobehub/fluent-emoji-anim-{number}"
         (stated(folder / f"anim{number}/package", name) / "assets").mkdir()
-    frames = [shape("#c0a000", (k, 8, k + 20, 40)) for k in (0, 20, 40)]
+    white = Image.new("RGBA", (64, 64), "white")
+    boxes = [shape("#000000", (k, 8, k + 20, 40)) for k in (0, 20, 40)]
+    frames = [Image.alpha_composite(white, box) for box in boxes]
     frames[0].save(
         folder / "anim1/package/assets/1f3ba.webp",
         save_all=True,
@@ -205,8 +207,8 @@ def test_pictures_clips_and_moving_pictures(packages, libraries, tmp_path, capsy
     # frame k of a clip is what is on show at k / fps, and what does not move is no clip
     frames = load_video(out / found["animated-1f3ba"]["video"]).frames
     assert len(frames) == 8 and "animated-1f431" not in found
-    left = [int(frame[2, 12].float().argmin()) for frame in frames]
-    assert left[0] == left[3] < left[4] == left[5] < left[6] == left[7]
+    middle = [int((frame[2, 12] < 64).nonzero().float().mean()) for frame in frames]
+    assert middle == [4] * 4 + [14] * 2 + [24] * 2
     # an instrument moves in every way in every style; others once in each family, and say whose notes
     assert {row["info"]["motion"] for key, row in found.items() if key.endswith("-noto-1f3ba")} == set(
         MOTIONS
@@ -258,7 +260,7 @@ def test_sounds(packages, libraries, tmp_path, monkeypatch):
     assert found["sample-bd_boom"]["captions"] == ["bass drum boom", "the sound of bass drum boom"]
     assert "sample-ambi_none" not in found  # silent
     assert found["program000-48-1"]["captions"][0] == "trumpet, three rising notes, low"
-    assert found["percussion38-0-hard"]["info"]["events"] == [0.0]
+    assert found["percussion38-0-softly"]["info"]["events"] == [0.0]
     assert all(row["info"]["held_out"] != "name" for key, row in found.items() if key.startswith("program"))
 
 
@@ -339,7 +341,7 @@ def test_what_cannot_be_used_is_named(packages, libraries, tmp_path, capsys, mon
         assert main(["emoji", str(packages), "-o", str(tmp_path / "out"), *more]) == 2
         assert expected in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "tinysoundfont", None)
-    with pytest.raises(InputError, match=r"tinysoundfont .*pip install 'codi\[emoji\]'"):
+    with pytest.raises(InputError, match=r"tinysoundfont .*pip install --no-deps tinysoundfont"):
         Synthesiser(packages / "x.sf2", RATE)
 
 
@@ -375,7 +377,7 @@ def test_a_pose_is_drawn_as_it_says():
         rest.mean(0), torch.tensor(15.5), atol=0.5
     )
     assert abs(math.sqrt(len(dark(scale=1.5))) - 1.5 * 0.62 * 32) < 1
-    assert abs((rest.mean(0) - dark(lift=0.25).mean(0))[0] - 8) < 0.5
+    assert abs((rest.mean(0) - dark(lift=0.125).mean(0))[0] - 4) < 0.5
     # turned to the right by its top, its middle swings to the left
     turned = dark(turn=30).mean(0) - rest.mean(0)
     arm = 0.31 * 32

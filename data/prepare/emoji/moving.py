@@ -71,7 +71,7 @@ def swell(since: float, gap: float, force: float) -> Pose:
 def jump(since: float, gap: float, force: float) -> Pose:
     """Return a drawing that leaves the ground when a note begins, and is back before the next."""
     share = min(1.0, since / min(0.4, gap))
-    return Pose(lift=0.28 * force * 4 * share * (1 - share))
+    return Pose(lift=0.18 * force * 4 * share * (1 - share))
 
 
 def swing(since: float, gap: float, force: float) -> Pose:

@@ -162,15 +162,25 @@ def _debian_version(documents: Path) -> str:
     raise InputError(f"{documents} holds no changelog.Debian.gz that begins with a version: unpack it again")
 
 
-def library(name: str, purpose: str) -> ModuleType:
-    """Import a library of the extra `emoji`, or raise `InputError` that says how to get it."""
+def library(name: str, purpose: str, install: str = "'codi[emoji]'") -> ModuleType:
+    """Import a library.
+
+    Args:
+        name: the name of its module.
+        purpose: what needs it, for the message.
+        install: what pip is to install.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: if it is not installed, or does not load.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(
-            f"{purpose} needs the library {name} ({' '.join(str(error).split())[:120]}): pip install "
-            "'codi[emoji]'"
-        ) from None
+        said = " ".join(str(error).split())[:120]
+        raise InputError(f"{purpose} needs the library {name} ({said}): pip install {install}") from None
 
 
 def read_json(path: Path) -> Any:

@@ -169,9 +169,7 @@ class Flite:
 
     def _version(self) -> str:
         said = self._run("--version").split()
-        return next(
-            (word.removeprefix("flite-") for word in said if word[:1].isdigit() or "flite-" in word), "?"
-        )
+        return next((word.removeprefix("flite-") for word in said if word.startswith("flite-")), "unknown")
 
     def _run(self, *options: str) -> str:
         try:

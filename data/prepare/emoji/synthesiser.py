@@ -61,7 +61,7 @@ class Synthesiser:
 
     def __init__(self, path: Path, rate: int) -> None:
         self.rate = rate
-        self._tiny = library("tinysoundfont", "playing notes")
+        self._tiny = library("tinysoundfont", "playing notes", "--no-deps tinysoundfont")
         self._synth = self._tiny.Synth(samplerate=rate, gain=GAIN)
         try:
             self._font = self._synth.sfload(str(path))
