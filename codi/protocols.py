@@ -403,15 +403,17 @@ class NoisyLatentEncoder:
 
 
 class Upscaler:
-    """Makes pictures larger: the second model of a cascade, which takes decoded pictures and frames.
+    """Makes pictures larger: the second model of a cascade, which takes decoded pictures and frames."""
 
-    Attributes:
-        factor: how many times larger a side becomes.
-        max_noise_aug_strength: the most noise that it can be told of (noise-conditioning augmentation).
-    """
+    @property
+    @abstractmethod
+    def factor(self) -> int:
+        """How many times larger a side becomes."""
 
-    factor: int
-    max_noise_aug_strength: float
+    @property
+    @abstractmethod
+    def max_noise_aug_strength(self) -> float:
+        """The most noise that it can be told of (noise-conditioning augmentation)."""
 
     @abstractmethod
     def upscale(

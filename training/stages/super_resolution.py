@@ -92,10 +92,13 @@ class SuperResolutionStage(Stage):
         return module
 
     def data(self, offset: int = 0) -> Source:
-        """Return a source of large pictures, "frames" uint8 (B, 3, size, size).
+        """Return a source of large pictures.
 
         Args:
             offset: added to the seed; another offset gives other samples.
+
+        Returns:
+            A source whose batches have "frames", uint8 (B, 3, size, size).
         """
         side = self.options.size
         known = {Modality.IMAGE: ModalitySpec(raw_shape=(3, side, side), latent_shape=())}
