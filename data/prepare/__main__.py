@@ -14,14 +14,15 @@ from typing import Any
 
 from codi.modalities import load_plugins_aloud
 from codi.types import InputError
-from data.prepare import duplicates, split
 
-TOOLS: dict[str, Any] = {"duplicates": duplicates, "split": split}  # what is done to manifests that are there
-
+# Commands with options of their own: each module has `add_arguments(parser)` and `run(options)`, which
+# returns lines for people.
 COMMANDS = {
-    "emoji": "data.prepare.emoji.command",
     "folder": "data.prepare.folder",
-}  # the module of each, with a `main` of its own
+    "duplicates": "data.prepare.duplicates",
+    "split": "data.prepare.split",
+    "emoji": "data.prepare.emoji.command",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="data.prepare",
         description="Downloaded files of a public data set -> a manifest.",
-        epilog=f"With options of their own: {', '.join([*COMMANDS, *TOOLS])} (data.prepare NAME --help).",
+        epilog=f"With options of their own: {', '.join(COMMANDS)} (data.prepare NAME --help).",
     )
     names = ("laion", "audiocaps", "audioset", "freesound", "bbc", "webvid", "hdvila", "acav")
     parser.add_argument("name", choices=names, help="the data set")
@@ -56,26 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the manifest and return the exit code."""
     load_plugins_aloud()
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in COMMANDS:
-        return importlib.import_module(COMMANDS[given[0]]).main(given[1:])
     try:
-        print(_on_a_manifest(given) if given[:1] and given[0] in TOOLS else _of_a_set(given))
+        print(_command(given) if given[:1] and given[0] in COMMANDS else _of_a_set(given))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
 
 
-def _on_a_manifest(given: list[str]) -> str:
-    """Run a command on a manifest that is there, and return its line for people."""
-    tool = TOOLS[given[0]]
+def _command(given: list[str]) -> str:
+    """Run a command that has options of its own, and return its lines for people."""
+    module = importlib.import_module(COMMANDS[given[0]])
     parser = argparse.ArgumentParser(
         prog=f"data.prepare {given[0]}",
-        description=tool.__doc__,
+        description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    tool.add_arguments(parser)
-    return tool.run(parser.parse_args(given[1:]))
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(given[1:]))
 
 
 def _of_a_set(given: list[str]) -> str:

@@ -3,13 +3,12 @@
 Files under one name are one sample: dog.jpg, dog.wav, dog.mp4, and its captions in dog.txt, one a line. A
 sample need not have all of them, and folders below FOLDER are searched too. A second file of a kind (dog.png
 beside dog.jpg) becomes a sample of its own with the same captions. Clips are opened to see whether they have
-a sound, which then needs no file of its own. Exit codes: 0 done, 2 if something given cannot be used.
+a sound, which then needs no file of its own.
 """
 
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,8 @@ from data.manifest import relative, write_manifest
 WORDS = "txt"  # the ending of captions
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="data.prepare folder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     endings = ", ".join([*modality_of_suffix(), WORDS])
     parser.add_argument("folder", type=Path, help=f"the files; these endings are read: {endings}")
     parser.add_argument(
@@ -44,26 +40,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace manifests that are there")
     parser.add_argument("--no-sha256", action="store_true", help="do not read every file for its digest")
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the manifests and return the exit code."""
-    options = make_parser().parse_args(arguments)
-    try:
-        for line in prepare(options):
-            print(line)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    return 0
+def run(options: argparse.Namespace) -> str:
+    """Write the manifests and return a line for each."""
+    return "\n".join(prepare(options))
 
 
 def prepare(options: argparse.Namespace) -> list[str]:
     """Write the manifests.
 
     Args:
-        options: what `make_parser` reads.
+        options: what `add_arguments` adds.
 
     Returns:
         A line for each manifest that says what is in it.

@@ -1,12 +1,13 @@
-"""`python -m data.prepare emoji PACKAGES -o OUT`: see `data.prepare.emoji`.
+"""Unpacked packages of emoji, instruments and voices -> manifests of pictures, clips, sounds and speech.
 
-The same command again goes on where it was interrupted. Exit codes: 0 done, 2 if something given cannot be
-used.
+    python -m data.prepare emoji PACKAGES -o OUT
+
+docs/emoji.md says which packages, and how to get them. The same command again goes on where it was
+interrupted.
 """
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -23,13 +24,8 @@ ANIMATIONS = tuple(f"@lobehub/fluent-emoji-anim-{number}" for number in (1, 2, 3
 SETTINGS, LICENCES, LEFT_OUT = "settings.json", "LICENCES.md", "left_out.{part}.jsonl"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line, which loads nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="data.prepare emoji",
-        description="Unpacked packages of emoji, instruments and voices -> manifests of pictures, clips, "
-        "sounds and speech; docs/emoji.md says which packages, and how to get them.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command, without loading anything heavy."""
     parser.add_argument("packages", type=Path, help="the folder below which the packages are unpacked")
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="FOLDER", help="the set to make")
     parser.add_argument(
@@ -48,27 +44,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--voices", default="espeak-ng,flite", metavar="PROGRAMS", help="what speaks (espeak-ng,flite)"
     )
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Make the set and return the exit code."""
-    options = make_parser().parse_args(arguments)
-    try:
-        counts = prepare(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    for (side, part), count in counts.items():
-        print(f"{options.out / f'{side}.{part}.jsonl'}: {count} rows")
-    return 0
+def run(options: argparse.Namespace) -> str:
+    """Make the set and return a line for each manifest."""
+    counts = prepare(options)
+    return "\n".join(
+        f"{options.out / f'{side}.{part}.jsonl'}: {count} rows" for (side, part), count in counts.items()
+    )
 
 
 def prepare(options: argparse.Namespace) -> dict[tuple[str, str], int]:
     """Make every file that is missing, write the manifests, and return how many rows each has.
 
     Args:
-        options: what `make_parser` gives.
+        options: what `add_arguments` adds.
 
     Returns:
         By (side, part), the number of rows.
@@ -90,7 +80,7 @@ class Preparation:
     """What all parts share: packages, names, styles and programs, each looked for once.
 
     Args:
-        options: what `make_parser` gives.
+        options: what `add_arguments` adds.
         parts: the parts that are asked for; all that they need is looked for here, so that a package that is
             missing is named before anything is made.
     """
@@ -302,7 +292,3 @@ def _licences(rows: list[dict[str, Any]], work: Preparation) -> str:
     ]
     lines[-1] += "rendered small, on white, some of them set in motion."
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
