@@ -265,7 +265,8 @@ class Session:
         from codi import io
 
         began = time.perf_counter()
-        self.rows, paths = [(job, 0)], []
+        self.rows = [(job, 0)]
+        paths: list[Path] = []
         with self.failures.of(job), blame(job.origin):
             longer = continued.plan(self.pipe, job, **self._followed())
             self.window = (0, len(longer.steps))

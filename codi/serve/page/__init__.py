@@ -1,7 +1,7 @@
 """The page of `codi serve`: all that the library makes, for people who do not program; on Gradio.
 
     words.py                every word of the page, in English and German
-    form.py readers.py      fields -> request, without Gradio
+    form.py readers.py lasting.py   fields -> request, without Gradio
     cards.py frame.py       jobs -> HTML, and what stands around them, without Gradio
     offers.py               what a model offers
     parts.py fields.py blocks.py   the layout
