@@ -108,6 +108,9 @@ class EnvironmentEncoder(nn.Module, protocols.EnvironmentEncoder):
 
         Args:
             x: latents (B, *latent_shape).
+
+        Returns:
+            (B, S, size).
         """
         if self.is_map:
             frames = x.transpose(1, 2) if x.ndim == 5 else x[:, None]  # (B, S, Z, H, W)

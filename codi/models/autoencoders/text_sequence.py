@@ -161,6 +161,9 @@ class TextSequenceAutoencoder(TextAutoencoder):
             latent: unnormalised latents (B, Z, K).
             ids: token ids (B, L), the first of which stands at `position`.
             position: 1 for <bos>, whose successor is the first token of the sentence.
+
+        Returns:
+            (B, L, n_embd).
         """
         spans = self.latent_embedding(latent.transpose(1, 2))  # (B, K, P*n_embd)
         by_token = spans.unflatten(2, (self.span, -1)).flatten(1, 2)  # (B, K*P, n_embd)
