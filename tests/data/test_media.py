@@ -247,12 +247,15 @@ def test_a_cache_of_files_equals_the_files(world, tmp_path):
     )
 
 
-def test_a_cache_wants_every_medium(tmp_path, world):
+def test_a_cache_knows_which_samples_have_a_medium(tmp_path, world):
     folder, _, _ = world
     write_manifest(tmp_path / "m.jsonl", [{"image": str(folder / "0.png")}, {"caption": "x"}])
     partial = source(tmp_path / "m.jsonl", ["image", "text"], require=[])
-    with pytest.raises(InputError, match="some rows lack"):
-        build_cache(tmp_path / "c", partial, lambda b: {"image": b["image"]}, 2, identity=partial.identity)
+    build_cache(tmp_path / "c", partial, lambda b: {"image": b["image"]}, 2, identity=partial.identity)
+    (tmp_path / "c" / "complete").touch()
+    found = CachedSource(tmp_path / "c", ["image"], seed=0).fetch([0, 1])
+    assert sorted(found["image_mask"].tolist()) == [False, True]
+    assert (found["image_mask"] ^ found["text_mask"]).all()
 
 
 def test_identity_tells_sources_apart(world):
