@@ -148,7 +148,7 @@ def _masked(batch: Batch, count: int) -> Batch:
 
 def _with_content(parts: list[Batch]) -> list[Batch]:
     """Return the batches, each with the content of every medium that is padded in one of them."""
-    shapes = {}
+    shapes: dict[str, Tensor] = {}
     for part in parts:
         shapes |= {name: value for name, value in part.named.items() if name.endswith("_content")}
     found = []
