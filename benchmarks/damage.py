@@ -15,6 +15,7 @@ night (7.2 kHz), and a telephone has lost the surf of the sand (below 90 Hz), to
 import argparse
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def kinds(modality: Modality, scenes: list[Scene]) -> list[str]:
 @torch.no_grad()
 def nearest(model: DamagedPrompts, modality: Modality, scenes: list[Scene]) -> dict[str, float]:
     """Return the share of scenes whose nearest caption agrees, by attribute, and their mean."""
-    looks = [dict(zip(LOOKS, values)) for values in itertools.product(*(ATTRIBUTES[name] for name in LOOKS))]
-    said = [caption(Scene(**look, **_rest(scenes[0])), LOOKS) for look in looks]
+    looks: list[dict[str, Any]] = [
+        dict(zip(LOOKS, values)) for values in itertools.product(*(ATTRIBUTES[name] for name in LOOKS))
+    ]
+    said = [caption(replace(scenes[0], **look), LOOKS) for look in looks]
     words = model.embed(Modality.TEXT, said)
     hits: dict[str, list[bool]] = {name: [] for name in LOOKS}
     for start in range(0, len(scenes), BATCH):
@@ -70,11 +73,6 @@ def nearest(model: DamagedPrompts, modality: Modality, scenes: list[Scene]) -> d
                 hits[name].append(looks[best][name] == getattr(scene, name))
     shares = {name: float(np.mean(rows)) for name, rows in hits.items()}
     return shares | {"mean": float(np.mean(list(shares.values())))}
-
-
-def _rest(scene: Scene) -> dict[str, Any]:
-    """Return what else makes a scene, beside its looks."""
-    return {name: getattr(scene, name) for name in ("motion", "tempo", "start", "x", "seed")}
 
 
 def made(model: DamagedPrompts, run: Run, scenes: list[Scene], seed: int) -> float:

@@ -8,7 +8,7 @@ Letters: B media, S samples, F frames, H height, W width.
 """
 
 import io as memory
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import av
 import numpy as np
@@ -40,8 +40,8 @@ def mp3(wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     file.seek(0)
-    with av.open(file) as container:
-        decoded = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    with av.open(file, "r") as heard:
+        decoded = np.concatenate([frame.to_ndarray()[0] for frame in heard.decode(audio=0)])
     # the decoder leaves out what the encoder put before the sound; behind it, it may add or lack some
     return np.pad(decoded, (0, max(0, len(wave) - len(decoded))))[: len(wave)]
 
@@ -206,7 +206,7 @@ KINDS = tuple(SOUNDS | CLIPS)
 
 def kinds_of(medium: Tensor) -> tuple[str, ...]:
     """Return the kinds of damage that befall a sound (S,), a picture (3, H, W) or a clip (F, 3, H, W)."""
-    tables = {1: SOUNDS, 3: PICTURES, 4: CLIPS}
+    tables: dict[int, Mapping[str, object]] = {1: SOUNDS, 3: PICTURES, 4: CLIPS}
     assert medium.ndim in tables, f"a sound, a picture or a clip, not {tuple(medium.shape)}"
     return tuple(tables[medium.ndim])
 

@@ -107,7 +107,7 @@ class Together(Source):
         return batch
 
     @property
-    def bad(self) -> int:
+    def bad(self) -> int:  # type: ignore[override]
         """The number of bad samples met so far."""
         return sum(source.bad for source in self.sources.values())
 
@@ -197,7 +197,7 @@ class DistilStage(Stage):
         return None if spec is None else spec.rate
 
     def loss(
-        self, module: Student, batch: dict[str, Any], generator: torch.Generator
+        self, module: Any, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the mean over modalities of 1 - cosine to the teacher's token, and each for the log."""
         options = self.options
@@ -212,7 +212,7 @@ class DistilStage(Stage):
         total = torch.stack(list(distances.values())).mean()
         return total, {name: value.detach() for name, value in distances.items()}
 
-    def dummy_batch(self, module: Student, count: int) -> dict[str, Tensor] | None:
+    def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor] | None:
         """Return media of every modality, as `trunk` of the tower takes them."""
         batch = {}
         for modality in self.media:
@@ -224,13 +224,13 @@ class DistilStage(Stage):
             batch[modality.value] = empty(math.ceil(self.options.media[modality.value] * count), *shape)
         return batch
 
-    def dry_pass(self, module: Student, batch: dict[str, Tensor]) -> None:
+    def dry_pass(self, module: Any, batch: dict[str, Tensor]) -> None:
         """Run the student."""
         for media in batch.values():
             module.tower.trunk(media)
 
     @torch.no_grad()
-    def agreement(self, module: Student, count: int) -> dict[str, dict[str, float]]:
+    def agreement(self, module: Any, count: int) -> dict[str, dict[str, float]]:
         """Return the mean cosine of the student's tokens to the teacher's clean ones.
 
         Args:
@@ -257,11 +257,11 @@ class DistilStage(Stage):
                 row[kind] = round(functional.cosine_similarity(token, wanted).mean().item(), 4)
         return found
 
-    def preview(self, module: Student, folder: Path) -> None:
+    def preview(self, module: Any, folder: Path) -> None:
         """Write the agreement of the student with the teacher to `agreement.json`."""
         found = self.agreement(module, self.options.validation_scenes)
         (folder / "agreement.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-    def export(self, module: Student, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write the student in the teacher's place; its bridges stay as they are."""
         export_part(module.tower, folder / self.name)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from codi.metrics.spectra import SIZES, spectral_distance
-from codi.models.autoencoders import AudioAutoencoder
 from training.config import expect
 from training.dry_run import empty
 from training.stages.autoencoder import VocoderOptions, VocoderStage
@@ -59,7 +58,7 @@ class PhaseSeededStage(VocoderStage):
     section = "phase_seeded_config"
 
     def loss(
-        self, module: AudioAutoencoder, batch: dict[str, Any], generator: torch.Generator
+        self, module: Any, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss of a batch of sounds, and each of its terms for the log.
 
@@ -85,7 +84,7 @@ class PhaseSeededStage(VocoderStage):
         }
 
     @torch.no_grad()
-    def given(self, module: AudioAutoencoder, mel: Tensor, generator: torch.Generator) -> Tensor:
+    def given(self, module: Any, mel: Tensor, generator: torch.Generator) -> Tensor:
         """Return log-mels (B, T, M), a share of them as the autoencoder gives them, by the run's progress."""
         share = float(self.progress >= self.options.true_until) / 2
         if self.progress >= self.options.decoded_from:
@@ -99,10 +98,10 @@ class PhaseSeededStage(VocoderStage):
         decoded = module.decode_mel(latent + self.options.latent_noise * noise)
         return mel.index_copy(0, chosen, decoded)
 
-    def dummy_batch(self, module: AudioAutoencoder, count: int) -> dict[str, Tensor]:
+    def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor]:
         """Return what the network takes of cuts, (B, T, inputs)."""
         return {"inputs": empty(count, self.options.cut + 1, module.vocoder.num_inputs)}
 
-    def dry_pass(self, module: AudioAutoencoder, batch: dict[str, Tensor]) -> None:
+    def dry_pass(self, module: Any, batch: dict[str, Tensor]) -> None:
         """Run the network of the vocoder."""
         module.vocoder.changes(batch["inputs"])

@@ -75,7 +75,7 @@ class PhaseSeededVocoder(nn.Module):
         super().__init__()
         assert kernel_size % 2, f"an odd kernel_size, so that one frame is in the middle, not {kernel_size}"
         self.inversion = GriffinLim(log_mel, num_iterations=0, num_updates=num_updates)
-        num_bins, num_bands = log_mel.bank.shape
+        num_bins, num_bands = log_mel.get_buffer("bank").shape
         self.num_inputs = 3 * num_bins + num_bands
         self.embed = nn.Linear(self.num_inputs, width)
         self.blocks = nn.ModuleList(
@@ -96,7 +96,7 @@ class PhaseSeededVocoder(nn.Module):
         louder, turn = self.changes(torch.cat(inputs, dim=2)).chunk(2, dim=2)
         magnitude = (level + louder).clamp(max=LOUDEST).exp()
         spectrum = torch.polar(magnitude, phase + turn).transpose(1, 2)  # (B, K, T)
-        window = self.inversion.window.float()
+        window = self.inversion.get_buffer("window").float()
         n_fft = self.inversion.n_fft
         return torch.istft(spectrum, n_fft, self.inversion.hop_length, window=window, length=length)
 
