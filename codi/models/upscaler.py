@@ -33,7 +33,7 @@ INTERPOLATED = 2 / 3  # the deviation of white noise of deviation 1 after biline
 CORRECTIONS = 10  # at most, between the two sets in `consistent`
 
 
-class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
+class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):  # type: ignore[misc]
     """Makes pictures and frames `factor` times as large by diffusion.
 
     Args:
@@ -75,14 +75,19 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         )
 
     @property
+    def settings(self) -> Any:
+        """What the constructor was given, by name."""
+        return self.config
+
+    @property
     def factor(self) -> int:
         """How many times larger a side becomes."""
-        return self.config.factor
+        return self.settings.factor
 
     @property
     def max_noise_aug_strength(self) -> float:
         """The largest strength of noise that training drew."""
-        return self.config.max_noise_aug_strength
+        return self.settings.max_noise_aug_strength
 
     @property
     def step(self) -> int:
@@ -92,7 +97,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
     def new_scheduler(self) -> DDIMScheduler:
         """Return a scheduler of the noise process that the network is trained on."""
         return DDIMScheduler(
-            num_train_timesteps=self.config.num_train_timesteps,
+            num_train_timesteps=self.settings.num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="v_prediction",
             timestep_spacing="trailing",
@@ -113,7 +118,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
     def scale(self, level: Tensor) -> Tensor:
         """Return c(s), by which details are divided, of strengths s (B,): (B, 1, 1, 1)."""
         noise = INTERPOLATED * level
-        return (self.config.detail_std**2 + noise**2).sqrt()[:, None, None, None]
+        return (self.settings.detail_std**2 + noise**2).sqrt()[:, None, None, None]
 
     def details(self, pictures: Tensor, given: Tensor, level: Tensor) -> Tensor:
         """Return what pictures have above what is given of them.
@@ -191,7 +196,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         x = noise.expand(len(given), -1, -1, -1)
         for t in scheduler.timesteps:
             v = self._predicted(x, t.expand(len(x)), given, level)
-            x = scheduler.step(v, t, x).prev_sample
+            x = scheduler.step(v, t, x, return_dict=False)[0]
         return self.with_details(x, given, level)
 
     def _predicted(self, x: Tensor, t: Tensor, given: Tensor, level: Tensor) -> Tensor:
@@ -200,7 +205,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         The mean is taken at every step, so that tiles agree on what they share (arXiv 2302.08113).
         """
         height, width = x.shape[-2:]
-        size = self.config.tile_size
+        size = self.settings.tile_size
         if max(height, width) <= size:
             return self(x, t, given, level)
         total = torch.zeros_like(x)
@@ -216,9 +221,9 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
 
     def _tiles(self, length: int) -> Iterator[slice]:
         """Yield the places of tiles along a side, each of the full size where the side is long enough."""
-        size = self.config.tile_size
+        size = self.settings.tile_size
         last = max(0, length - size)
-        stride = size - self.config.tile_overlap
+        stride = size - self.settings.tile_overlap
         for start in [*range(0, last, stride), last]:
             yield slice(start, start + size)
 
@@ -235,7 +240,7 @@ class ImageUpscaler(ModelMixin, ConfigMixin, Upscaler):
         Returns:
             (B, 3, f h, f w) in [-1, 1].
         """
-        bound = 2 * 10 ** (-self.config.fidelity / 20)  # of the root of the mean square; the peak is 2
+        bound = 2 * 10 ** (-self.settings.fidelity / 20)  # of the root of the mean square; the peak is 2
         for _ in range(CORRECTIONS):  # clamping may lead a little out of the bound again
             large = large.clamp(-1, 1)
             missing = small - self.downsampled(large)

@@ -83,7 +83,7 @@ def test_texts_are_parts_of_captions():
     for text, target in zip(batch["texts"], batch["targets"], strict=True):
         said, whole = parse(text), parse(target)
         assert all(whole[name] in (None, value) for name, value in said.items() if value is not None)
-    (text,) = stage.rows({"text": ["a red ball in the snow"]})["texts"]
+    (text,) = stage.of_files({"text": ["a red ball in the snow"]})["texts"]
     assert text == "a red ball"
 
 

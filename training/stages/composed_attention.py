@@ -96,13 +96,13 @@ class ComposedAttentionStage(ComposedPromptsStage):
             texts.append(caption(scene, prompted_facts(tuple(ATTRIBUTES), 0.0, rng), rng))
         return batch | {"texts": texts}
 
-    def rows(self, batch: Batch) -> dict[str, Any]:
+    def of_files(self, batch: Batch) -> dict[str, Any]:
         """Return a batch of files in the form of `captions`; the first half of a caption is a part of it."""
         halves = []
         for sentence in batch["text"]:
             words = sentence.split()
             halves.append(" ".join(words[: len(words) // 2]))
-        return super().rows(batch) | {"texts": halves}
+        return super().of_files(batch) | {"texts": halves}
 
     def noisy(self, modality: Modality, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return drawn latents (B, ...) with noise of any level, and their timesteps (B,)."""

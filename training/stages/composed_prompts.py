@@ -234,7 +234,7 @@ class ComposedPromptsStage(Stage):
             A source of batches of "captions", whose tokens are translated, and "targets", into whose native
             prompts they are translated.
         """
-        source = world_or_files(self.config, self.captions, [Modality.TEXT], {}, self.rows, offset)
+        source = world_or_files(self.config, self.captions, [Modality.TEXT], {}, self.of_files, offset)
         if self.config.data and not offset:
             check_words(source.source, [self.tower], self.text_folder)
         return source
@@ -257,7 +257,7 @@ class ComposedPromptsStage(Stage):
         targets = [caption(scene, facts) for scene, facts in zip(scenes, names, strict=True)]
         return {"captions": said, "targets": targets}
 
-    def rows(self, batch: Batch) -> dict[str, Any]:
+    def of_files(self, batch: Batch) -> dict[str, Any]:
         """Return a batch of files in the form of `captions`: each caption is its own target."""
         return {"captions": batch["text"], "targets": batch["text"]}
 

@@ -157,7 +157,7 @@ class SuperResolutionStage(Stage):
         return torch.where(drawn[0] < self.options.unaugmented, 0.0, drawn[1] * module.max_noise_aug_strength)
 
     def loss(
-        self, module: ImageUpscaler, batch: dict[str, Any], generator: torch.Generator
+        self, module: Any, batch: dict[str, Any], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the mean squared error of v, and the unreduced loss by noise level of v for the log."""
         large, small = self.crops(module, to_unit(batch["frames"]), generator)
@@ -173,7 +173,7 @@ class SuperResolutionStage(Stage):
         each = error.square().mean(dim=(1, 2, 3))
         return each.mean(), {"details": x_0.detach().std(), "bins": (t / total, each.detach())}
 
-    def dummy_batch(self, module: ImageUpscaler, count: int) -> dict[str, Tensor]:
+    def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor]:
         """Return noisy details and small crops of `count` pictures."""
         side = self.options.crop // module.factor
         num_crops = count * self.options.crops
@@ -184,12 +184,12 @@ class SuperResolutionStage(Stage):
             "level": empty(num_crops),
         }
 
-    def dry_pass(self, module: ImageUpscaler, batch: dict[str, Tensor]) -> None:
+    def dry_pass(self, module: Any, batch: dict[str, Tensor]) -> None:
         """Predict v once."""
         module(batch["x"], batch["t"], batch["given"], batch["level"])
 
     @torch.no_grad()
-    def preview(self, module: ImageUpscaler, folder: Path) -> None:
+    def preview(self, module: Any, folder: Path) -> None:
         """Write small pictures above what is made of them, and above the truth."""
         source = self.data(offset=2)
         large = to_unit(source.fetch(list(range(4)))["frames"].to(module.device))
@@ -201,6 +201,6 @@ class SuperResolutionStage(Stage):
         shown = functional.interpolate(small, scale_factor=module.factor)
         write_png(folder / "pictures.png", torch.cat([shown, made, large]), 4)
 
-    def export(self, module: ImageUpscaler, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write the part."""
         export_part(module, folder / PART)

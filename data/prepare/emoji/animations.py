@@ -4,6 +4,7 @@ Letters: F frames.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def clip_items(names: Mapping[str, Emoji], packages: list[Package], size: int, f
             yield Item(
                 id=f"animated-{emoji.key}",
                 file=f"clips/animated-{emoji.key}.mp4",
-                make=lambda new, drawn=path: convert(drawn, new, size, fps),
+                make=partial(convert, path, size=size, fps=fps),
                 captions=captions_of(emoji, WORDS),
                 name=emoji.name,
                 side=side_of(emoji.name, FAMILY),

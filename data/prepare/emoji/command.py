@@ -159,7 +159,7 @@ class Preparation:
         """Return the spoken names, some of them beside a picture."""
         from data.prepare.emoji.speech import speech_items
 
-        shown = {}
+        shown: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for one in self.pictures():
             facts = one.item.facts
             if "key" in facts:

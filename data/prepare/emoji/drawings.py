@@ -5,7 +5,7 @@ Letters: H height, W width.
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -220,13 +220,18 @@ def clip_art_items(package: Package, size: int) -> Iterator[Item]:
         yield Item(
             id=f"clipart-{identity}",
             file=f"pictures/clipart-{identity}.png",
-            make=lambda path, drawn=path: _save(path, _read(drawn, size)),
+            make=_clip_art(path, size),
             captions=(f"{words}, {group} clip art", words),
             name=words,
             side=side_of(words, None),
             sources=(package,),
             facts={"style": "clip art", "family": "clip art", "group": place.parts[0], "path": str(place)},
         )
+
+
+def _clip_art(drawn: Path, size: int) -> Callable[[Path], object]:
+    """Return a function that writes a picture in the size of the set."""
+    return lambda path: _save(path, _read(drawn, size))
 
 
 def words_of(stem: str) -> str:

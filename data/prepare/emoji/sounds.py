@@ -78,9 +78,7 @@ def instrument_items(player: Plays, package: Package, rate: int, seconds: float)
                 captions = (f"{name}, {tune}, {height}", name, f"{tune} on {a(name)}")
                 yield _item(
                     identity,
-                    lambda path, program=program, notes=notes: save_sound(
-                        path, player.play(program, notes, seconds), rate
-                    ),
+                    played(player, program, notes, seconds, rate),
                     captions,
                     name,
                     f"{tune}, {height}",
@@ -96,7 +94,7 @@ def _effect(player: Plays, package: Package, program: int, rate: int, seconds: f
         notes = [Note(0.0, 0.9 * seconds, pitch)]
         yield _item(
             f"program{program:03d}-{pitch}",
-            lambda path, notes=notes: save_sound(path, player.play(program, notes, seconds), rate),
+            played(player, program, notes, seconds, rate),
             (name, f"the sound of {a(name)}"),
             name,
             f"pitch {pitch}",
@@ -113,7 +111,7 @@ def percussion_items(player: Plays, package: Package, rate: int, seconds: float)
                 notes = [Note(beat * seconds, 0.09 * seconds, key, velocity) for beat in beats]
                 yield _item(
                     f"percussion{key}-{number}-{strength}",
-                    lambda path, notes=notes: save_sound(path, player.play(None, notes, seconds), rate),
+                    played(player, None, notes, seconds, rate),
                     (f"{name}, {rhythm}, {strength}", name, f"{a(name)} struck {rhythm}"),
                     name,
                     f"{rhythm}, {strength}",
@@ -131,13 +129,25 @@ def sample_items(package: Package, rate: int, seconds: float) -> Iterator[Item]:
         yield Item(
             id=f"sample-{path.stem}",
             file=f"sounds/sample-{path.stem}.flac",
-            make=lambda new, recorded=path: save_sound(new, _read(recorded, rate, seconds), rate),
+            make=_copied(path, rate, seconds),
             captions=(name, f"the sound of {name}"),
             name=name,
             side=side_of(name, None),
             sources=(package,),
             facts={"kind": "sample", "family": "sample"},
         )
+
+
+def played(
+    player: Plays, program: int | None, notes: list[Note], seconds: float, rate: int
+) -> Callable[[Path], object]:
+    """Return a function that plays notes into a file."""
+    return lambda path: save_sound(path, player.play(program, notes, seconds), rate)
+
+
+def _copied(recorded: Path, rate: int, seconds: float) -> Callable[[Path], object]:
+    """Return a function that writes the beginning of a recording to a file."""
+    return lambda path: save_sound(path, _read(recorded, rate, seconds), rate)
 
 
 def _item(
