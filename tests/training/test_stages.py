@@ -183,7 +183,8 @@ def test_published_model_generates_everything_at_once(trained: Path) -> None:
     assert torch.isfinite(out.audios[0]).all() and isinstance(out.texts[0], str)
     about = made(trained / "published")
     assert (
-        set(about["stages"]) == {*listed("STAGES"), "vocoder", "joint_text_image", "joint_text_audio"}
+        set(about["stages"])
+        == {*listed("STAGES"), "vocoder", "joint_text_image", "joint_text_audio", "super_resolution"}
         and "unknown" not in about
     )
     assert about["data"] == ["codi.world"]
