@@ -163,7 +163,7 @@ class PairOptions:
             raise InputError(f"data: no row has both media of a pair: expected some of {', '.join(lacking)}")
         say(f"no row has both media of {', '.join(lacking)}: left out of this run")
         gone = {frozenset(pairs[name]) for name in lacking}
-        kept = {}
+        kept: dict[str, Any] = {}
         for option in self.BY_PAIR:
             values = getattr(self, option)
             kept[option] = {n: v for n, v in values.items() if frozenset(parse_pair(n, rule)) not in gone}
