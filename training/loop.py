@@ -156,7 +156,7 @@ class Trainer:
         if self.finished:
             return self._already_complete()
         config = self.config
-        if rows := self.stage.rows():
+        if rows := self.stage.rows_of_data():
             self._say(f"data: {rows}")
         if self.samples:
             self._say(f"resuming {config.output} at {self.samples} samples")

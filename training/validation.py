@@ -62,7 +62,7 @@ class Validation:
         self.data, samples = held_out(self.config.data)
         self.batches = []
         there = stage.with_data(self.data)
-        if rows := there.rows():
+        if rows := there.rows_of_data():
             say(f"held out: {rows}")
         with there.data() as source:
             count = min(samples, len(source))

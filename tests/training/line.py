@@ -54,7 +54,7 @@ class Line(Stage):
         """Held-out points lie between those that train; a section `data` names no files here."""
         return Points(self.options, 0.5 * len(self.config.data.get("manifests", [])))
 
-    def rows(self) -> str:
+    def rows_of_data(self) -> str:
         return ""
 
     def loss(self, module, batch, generator):

@@ -5,6 +5,7 @@ training from a cache.
 import importlib.util
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,14 +83,15 @@ def test_a_run_says_what_rows_there_are_and_what_it_leaves_out(capsys):
     silent = [row for row in rows if "video" not in row]
     Path("media/silent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in silent))
     only = ("data={manifests: [media/silent.jsonl]}", "validate_every=0", "patience=0", "keep_best=false")
-    assert main(command("noisy_latent_encoders", *only, run="no-clips")) == 0
+    shutil.copytree("my/model", "my/without-clips")  # what this run exports is none of the page's
+    assert main(command("noisy_latent_encoders", *only, "model=my/without-clips", run="no-clips")) == 0
     said = capsys.readouterr().err
     counted = "text 11, image 5, audio 6, text+image 5, text+audio 6; none has video, text+video,"
     assert f"data: 11 rows: {counted}" in said
     assert "no row has a caption and video: left out of this run" in said
     assert "no row has text and video: left out of prompts" in said
     # the encoder of clips that was there is kept beside those that trained
-    assert held_by("my/model/noisy_latent_encoders") == {"text", "image", "audio", "video"}
+    assert held_by("my/without-clips/noisy_latent_encoders") == {"text", "image", "audio", "video"}
     assert main(command("joint_audio", *only, run="no-pair")) == 2
     assert "no row has both media of a pair: expected some of audio+video" in capsys.readouterr().err
     more = "options.pairs={audio+video: 1.0, text+audio: 1.0}"

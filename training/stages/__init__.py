@@ -70,7 +70,7 @@ class Stage:
 
         return names_of_data(config.data)
 
-    def rows(self) -> str:
+    def rows_of_data(self) -> str:
         """Return in a line for people how many rows the data have, by the media in them; "" for scenes."""
         from training.stages.rows import rows_in_words
 
