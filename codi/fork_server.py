@@ -157,13 +157,14 @@ class Worker:
     def send(self, job: Any) -> Connection:
         """Hand a job over and return the connection on which its answer will come.
 
-        Where no process can be started, `OSError` is raised.
+        The process takes it with `received`. Where no process can be started, `OSError` is raised.
         """
+        sent = (os.getcwd(), job)
         try:
-            self.connection.send(job)
+            self.connection.send(sent)
         except (BrokenPipeError, ConnectionResetError):  # it died while it had nothing to do
             self.stop()
-            self.connection.send(job)
+            self.connection.send(sent)
         return self.connection
 
     def stop(self) -> None:
@@ -190,6 +191,24 @@ class Worker:
         if self._connection is not None:
             self._connection.close()
         self.pid = self._connection = None
+
+
+def received(connection: Connection) -> Any:
+    """Wait for the next job that `Worker.send` hands over, and return it.
+
+    From then on relative names start where they start in the program, which may have changed its folder since
+    this process was forked.
+
+    Raises:
+        EOFError: where the program has ended.
+        RuntimeError: where its folder cannot be entered.
+    """
+    folder, job = connection.recv()
+    try:
+        os.chdir(folder)
+    except OSError as error:  # which stands for an ended program to those who call this
+        raise RuntimeError(f"the program's folder {folder} cannot be entered") from error
+    return job
 
 
 def limit_memory(extra: int) -> None:

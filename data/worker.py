@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from codi.fork_server import limit_memory
+from codi.fork_server import limit_memory, received
 from codi.types import InputError
 from data.decode import Job, Media, decode
 
@@ -59,7 +59,7 @@ def serve(connection: Connection, memory: int) -> None:
     limit_memory(memory)
     while True:
         try:
-            job = connection.recv()
+            job = received(connection)
         except (EOFError, OSError):
             return
         try:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi.fork_server import Worker, available, limit_memory
+from codi.fork_server import Worker, available, limit_memory, received
 from codi.io.gates import MAX_DECODED, check_file
 from codi.types import InputError
 
@@ -102,7 +102,7 @@ def sandboxed(result: Callable[P, int]) -> Callable[[Callable[P, R]], Callable[P
 
 def _ask(name: str, args: Any, options: Mapping[str, Any], memory: int) -> Any:
     """Return what a function gives in a worker, warn as it warned, and raise what it raised."""
-    request = {"call": name, "args": args, "options": dict(options), "folder": os.getcwd()}
+    request = {"call": name, "args": args, "options": dict(options)}
     request |= {"memory": memory, "seconds": CPU_SECONDS}
     try:
         header, arrays = _tried(request, str(args[0]))
@@ -198,7 +198,7 @@ def serve(connection: Connection, memory: int) -> None:
     _HERE.set(True)
     while True:
         try:
-            request = connection.recv()
+            request = received(connection)
         except (EOFError, OSError):
             return
         limit_memory(request["memory"])
@@ -227,7 +227,6 @@ def _respond(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[np.ndarra
         warnings.simplefilter("always")
         header: dict[str, Any] = {}
         try:
-            os.chdir(request["folder"])
             value = _FUNCTIONS[request["call"]](*request["args"], **request["options"])
             header["value"] = _packed(value, arrays)
         except InputError as error:

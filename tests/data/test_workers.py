@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from codi import io
 from codi.fork_server import ForkServer
 from codi.types import InputError, Modality
 from data.decode import Size
@@ -49,6 +51,19 @@ def test_workers_give_what_this_process_gives(decoder, originals, tmp_path):
         assert one.keys() == two.keys() == job.sizes.keys(), job.id
         assert all(torch.equal(one[m], two[m]) and one[m].dtype == two[m].dtype for m in one), job.id
         assert one.content == two.content, job.id
+
+
+def test_relative_names_start_where_the_program_is(decoder, originals, tmp_path, monkeypatch):
+    found = []
+    for shade in (0, 255):
+        folder = tmp_path / str(shade)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        io.save_image(folder / "a.png", torch.full((3, 16, 16), shade, dtype=torch.uint8))
+        job = job_of(Path("a.png"))
+        found.append(decoder.decode([job] * 4))
+    for shade, media in zip((0, 255), found):
+        assert all((each[Modality.IMAGE] == shade).all() for each in media)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -83,7 +83,7 @@ def test_a_run_says_what_rows_there_are_and_what_it_leaves_out(capsys):
     silent = [row for row in rows if "video" not in row]
     Path("media/silent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in silent))
     only = (
-        "data={manifests: [media/silent.jsonl], workers: 0}",
+        "data={manifests: [media/silent.jsonl]}",
         "validate_every=0",
         "patience=0",
         "keep_best=false",
