@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codi import provenance
-from codi.continued import prompts_of, sorted_files, words_of
+from codi.continued import Continued, prompts_of, sorted_files, words_of
 from codi.types import DTYPES, Modality
 from codi.windows import DIRECTIONS
 
@@ -79,9 +79,16 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
     wanted = [Modality.parse(name.strip()) for name in args.to.split(",")] if args.to is not None else []
     media, after = sorted_files(args.files, wanted, "--to")
     call = _call(args)
+    continued = Continued(
+        files=tuple(args.files),
+        seconds=args.seconds,
+        direction=args.direction,
+        loop=args.loop,
+        overlap=args.overlap,
+        window=args.window,
+    )
     import torch
 
-    from codi import continuing
     from codi.pipeline import CoDiPipeline
     from codi.pretrained import pick_device
 
@@ -89,18 +96,7 @@ def run(args: argparse.Namespace, show: Callable[[Path], None]) -> int:
         pipe = CoDiPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
         pipe = pipe.to(pick_device(args.device))
         pipe.set_progress_bar_config(disable=True)
-        longer = continuing.extend(
-            pipe,
-            media,
-            seconds=args.seconds,
-            direction=args.direction,
-            after=after or None,
-            loop=args.loop,
-            overlap=args.overlap,
-            window=args.window,
-            seed=args.seed,
-            **call,
-        )
+        longer = continued.extend(pipe, media, after, seed=args.seed, **call)
         paths = longer.save(args.out, None if args.quiet else _report, **asked)
     for path in paths:
         show(path)

@@ -126,6 +126,35 @@ class Continued:
         """Return the files by what of them goes on, and those that come at the end (`sorted_files`)."""
         return sorted_files(self.files, outputs)
 
+    def extend(self, pipe: Any, media: Files, after: Files, **call: Any) -> Any:
+        """Return the continuation of sorted files, of which nothing is made yet.
+
+        Args:
+            pipe: the pipeline.
+            media: what goes on.
+            after: what comes at the end; empty for nothing.
+            **call: the seed, and further arguments of every call of the pipeline.
+
+        Returns:
+            The `codi.continuing.Continuation`.
+
+        Raises:
+            InputError: for files, lengths and settings that cannot be used.
+        """
+        from codi.continuing import extend
+
+        return extend(
+            pipe,
+            media,
+            seconds=self.seconds,
+            direction=self.direction,
+            after=after or None,
+            loop=self.loop,
+            overlap=self.overlap,
+            window=self.window,
+            **call,
+        )
+
     def check(self, outputs: Sequence[Modality], seconds: float) -> None:
         """Raise `InputError` for files that cannot go on, of which so many seconds are decoded."""
         from codi import io
@@ -267,23 +296,8 @@ def plan(pipe: Any, job: Any, **more: Any) -> Any:
     Raises:
         InputError: for files, lengths and settings that cannot be used.
     """
-    from codi.continuing import extend
-
-    asked = job.continued
-    media, after = asked.sorted(job.outputs)
-    return extend(
-        pipe,
-        media,
-        seconds=asked.seconds,
-        direction=asked.direction,
-        after=after or None,
-        loop=asked.loop,
-        overlap=asked.overlap,
-        window=asked.window,
-        seed=job.seed,
-        **_call(job),
-        **more,
-    )
+    media, after = job.continued.sorted(job.outputs)
+    return job.continued.extend(pipe, media, after, seed=job.seed, **_call(job), **more)
 
 
 def resolve(pipe: Any, job: Any) -> Any:
