@@ -17,12 +17,13 @@ INSTALLED := $(VENV)/.installed
 
 # In the order of the paper: autoencoders, prompt towers bridged through text, denoisers, joint attention. Noisy-latent encoders come as soon as the
 # geometry of clips is known, from the vision denoiser, since other denoisers train with what they tell.
-STAGES := autoencoder_image autoencoder_audio phase_seeded_vocoder autoencoder_text autoencoder_text_noised \
-          align_image align_audio align_video distil_audio distil_vision \
+STAGES := autoencoder_image autoencoder_audio autoencoder_text autoencoder_text_noised \
+          align_image align_audio align_video \
           denoise_image noisy_latent_encoders denoise_video denoise_audio denoise_text \
           temporal_change joint_audio joint_video
-# Not in the embedded model: see the headers of the first three, and docs/fine-tuning.md for what is trained beside a finished one.
-OPTIONAL_STAGES := vocoder joint_text_image joint_text_audio lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio \
+# Not in the embedded model: see the headers of the first six, and docs/fine-tuning.md for what is trained beside a finished one.
+OPTIONAL_STAGES := phase_seeded_vocoder vocoder distil_audio distil_vision joint_text_image joint_text_audio \
+                   lora_text lora_image lora_audio lora_video lora_joint textual_inversion tower_audio \
                    control_beats_audio control_beats_video control_melody control_loudness control_sketch control_layout super_resolution
 
 # glibc hands large blocks back to the system after every step; keeping them makes training on a CPU about a third faster.
