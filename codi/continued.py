@@ -175,12 +175,9 @@ class Continued:
 
     def described(self, outputs: Sequence[Modality]) -> dict[str, list[dict[str, Any]]]:
         """Return the files as a record lists them, by name and sha256."""
-        from codi import io
+        from codi import records
 
-        rows = []
-        for files in self.sorted(outputs):
-            rows += [{"as": m.value, "use": "start", **io.describe(path)} for m, path in files.items()]
-        return {"sources": rows}
+        return {"sources": records.described_starts(*self.sorted(outputs))}
 
 
 def _length(name: str, value: Any) -> float:
@@ -297,42 +294,39 @@ def plan(pipe: Any, job: Any, **more: Any) -> Any:
         InputError: for files, lengths and settings that cannot be used.
     """
     media, after = job.continued.sorted(job.outputs)
-    return job.continued.extend(pipe, media, after, seed=job.seed, **_call(job), **more)
+    call = {**_prompts(job), **_settings(job), **more}
+    if job.continued.resample_steps is not None:
+        call["resample_steps"] = job.continued.resample_steps
+    return job.continued.extend(pipe, media, after, seed=job.seed, **call)
 
 
-def resolve(pipe: Any, job: Any) -> Any:
-    """Return the request of one window of a job that goes on, after checking all of what it asks.
+def resolve(pipe: Any, job: Any) -> tuple[Any, int]:
+    """Check all of what a job that goes on asks.
 
     Args:
         pipe: the pipeline.
         job: the job.
 
     Returns:
-        The `codi.request.Request`.
+        The `codi.request.Request` of one window, and the number of windows.
 
     Raises:
         InputError: as for `plan`, and for settings that the model does not have.
     """
-    plan(pipe, job)
-    prompts = {f"{sign}{m}" for m in Modality for sign in ("", "negative_")}
-    call = {name: value for name, value in _call(job).items() if name not in prompts}
+    windows = len(plan(pipe, job).steps)
     given = dict.fromkeys(item.modality for item in job.items)
-    return pipe.resolve(
+    request = pipe.resolve(
         given=list(given),
         negatives=list(dict.fromkeys(item.modality for item in job.negatives)),
         outputs=list(job.outputs),
         sizes={"audio_length_in_s": job.continued.window},
-        **{name: value for name, value in call.items() if name != "resample_steps"},
+        **_settings(job),
     )
+    return request, windows
 
 
-def size(pipe: Any, job: Any) -> dict[str, Any]:
-    """Return how many "windows" a job that goes on is made of, and how many "seconds" the result lasts."""
-    return {"windows": len(plan(pipe, job).steps), "seconds": job.continued.seconds}
-
-
-def _call(job: Any) -> dict[str, Any]:
-    """Return what every call of the pipeline is given; what is left out is the model's own."""
+def _prompts(job: Any) -> dict[str, Any]:
+    """Return the prompts of every call; without any the words that the files were made from."""
     from codi.prompts import Prompt
 
     found: dict[str, Any] = {}
@@ -340,8 +334,9 @@ def _call(job: Any) -> dict[str, Any]:
         for item in items:
             value = item.value if kind_of(item.modality).in_words else Path(item.value)
             found.setdefault(f"{sign}{item.modality}", []).append(Prompt(value, weight=item.weight))
-    if not job.items:
-        found |= prompts_of(words_of(job.continued.files))
-    settings = {**job.settings, "resample_steps": job.continued.resample_steps}
-    settings.pop("candidates")
-    return found | {name: value for name, value in settings.items() if value is not None}
+    return found if job.items else found | prompts_of(words_of(job.continued.files))
+
+
+def _settings(job: Any) -> dict[str, Any]:
+    """Return the settings of every call; what is left out is the model's own."""
+    return {name: value for name, value in job.settings.items() if value is not None and name != "candidates"}

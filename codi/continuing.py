@@ -389,7 +389,7 @@ def extend(
         "loop": loop,
         "overlap": float(layout.overlap / rate),
         "window": float(longest / rate),
-        "sources": _described(media, after),
+        "sources": records.described_starts(media, after or {}),
     }
     return Continuation(pipe, specs, given, plan(layout, direction), rate, seed, call, about)
 
@@ -473,16 +473,6 @@ def _overlap(seconds: float | None, window: int, rate: Fraction, closed: bool) -
             f"new: expected {float(1 / rate):g} to {float(most / rate):g} s"
         )
     return count
-
-
-def _described(media: Mapping[Any, Any], after: Mapping[Any, Any] | None) -> list[dict[str, Any]]:
-    """Return what was given as a record has it: files by name and sha256; what came from memory is named."""
-    rows = []
-    for values in (media, after or {}):
-        for name, value in values.items():
-            row = {"as": Modality.parse(name).value, "use": "start"}
-            rows.append(row | records.described_mask(value))
-    return rows
 
 
 def _fraction(spec: ModalitySpec) -> Fraction:

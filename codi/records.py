@@ -103,6 +103,16 @@ def described_mask(value: Any) -> dict[str, Any]:
     return {"from": f"memory ({type(value).__name__})"}
 
 
+def described_starts(*given: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """Return what goes on, by what it is, as a record has it."""
+    rows = []
+    for media in given:
+        for name, value in media.items():
+            row = {"as": Modality.parse(name).value, "use": "start"}
+            rows.append(row | described_mask(value))
+    return rows
+
+
 def scheduler(part: Any) -> dict[str, Any]:
     """Return the class of a scheduler and its settings."""
     config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}

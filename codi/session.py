@@ -190,27 +190,29 @@ class Session:
         self.pipe.set_progress_bar_config(disable=self.args.quiet, leave=False)
         self.model["device"] = device
 
-    def check(self, jobs: list[Job]) -> None:
-        """Raise `InputError` for a job that the model cannot do."""
+    def check(self, jobs: list[Job]) -> list[tuple[Any, int]]:
+        """Raise `InputError` for a job that the model cannot do, and return what `_resolve` gives of each."""
         from codi import io
 
+        found = []
         for job in jobs:
             with self.failures.of(job), blame(job.origin):
-                self.resolve(job)
+                found.append(self._resolve(job))
                 io.check_writers(job.outputs)
                 self._check_sounds(job)
+        return found
 
-    def resolve(self, job: Job) -> Any:
-        """Return the request of a job with all settings, by the same check that the call makes.
+    def _resolve(self, job: Job) -> tuple[Any, int]:
+        """Return the request of a job with all settings, and the number of windows of that length.
 
-        Raises `InputError` for a job that the model cannot do. That of a job that goes on is of one window.
+        The check is the same that the call makes, and raises `InputError` for what the model cannot do.
         """
         if job.continued is not None:
             return continued.resolve(self.pipe, job)
         asked = {name: value for name, value in job.settings.items() if name not in job.sizes}
         given = dict.fromkeys(item.modality for item in job.items)
         negatives = dict.fromkeys(item.modality for item in job.negatives)
-        return self.pipe.resolve(
+        request = self.pipe.resolve(
             given=list(given),
             negatives=list(negatives),
             outputs=job.outputs,
@@ -220,6 +222,7 @@ class Session:
             **asked,
             **job.edit_arguments,
         )
+        return request, 1
 
     def _check_sounds(self, job: Job) -> None:
         """Raise `InputError` for a recording that is silent in the part that the model takes."""
@@ -268,7 +271,7 @@ class Session:
         self.rows = [(job, 0)]
         paths: list[Path] = []
         with self.failures.of(job), blame(job.origin):
-            longer = continued.plan(self.pipe, job, **self._followed())
+            longer = continued.plan(self.pipe, job, **self._followed(self._after_window_step))
             self.window = (0, len(longer.steps))
             self._claim(job)
             named = {"name": job.names[0], "model": self.model}
@@ -289,18 +292,18 @@ class Session:
         self.timings["generate"] += time.perf_counter() - began
         return paths
 
-    def _followed(self) -> dict[str, Any]:
-        """Return the callback of every call of a job that goes on, which counts its windows."""
+    def _followed(self, after_step: Any) -> dict[str, Any]:
+        """Return the arguments of a call whose steps somebody follows; none where nobody does."""
         if self.callback is None:
             return {}
-
-        def after_step(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
-            changed: dict[str, Any] = self.callback(pipe, step, timestep, tensors)
-            if step + 1 == pipe.num_timesteps:
-                self.window = (self.window[0] + 1, self.window[1])
-            return changed
-
         return {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": ["clean_latents"]}
+
+    def _after_window_step(self, pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+        """Tell the callback of a step of a job that goes on, and count its windows."""
+        changed: dict[str, Any] = self.callback(pipe, step, timestep, tensors)
+        if step + 1 == pipe.num_timesteps:
+            self.window = (self.window[0] + 1, self.window[1])
+        return changed
 
     def _run_apart(self, batch: list[Sample | None], jobs: list[Job], failed: str) -> list[Path]:
         """Make the samples of a batch that failed again, those of each job by themselves.
@@ -495,10 +498,6 @@ class Session:
         for modality in clean[0]:
             partners[modality] = torch.cat([latents[modality] for latents in clean])[rows]
         self.rows = [(job, 0 if sample is None else sample[1]) for job, sample in zip(job_of_row, batch)]
-        shown = {}
-        if self.callback is not None:
-            shown = {"callback_on_step_end": self.callback}
-            shown["callback_on_step_end_tensor_inputs"] = ["clean_latents"]
         # what is left out is the model's own
         settings = {name: value for name, value in first.settings.items() if value is not None}
         return self.pipe(
@@ -509,7 +508,7 @@ class Session:
             **given,
             **settings,
             **first.edit_arguments,
-            **shown,
+            **self._followed(self.callback),
         )
 
     def _encode(self, job: Job) -> tuple[Any, Any, dict[Modality, Any]]:

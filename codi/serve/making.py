@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from codi import continued, fork_server, jobs, provenance, wording
+from codi import fork_server, jobs, provenance, wording
 from codi.compose.folder import composed_folder
 from codi.failures import Failures
 from codi.filters import Filter
@@ -115,15 +115,14 @@ class Maker:
             raise InputError(f"{outside[0].name} is no file of this request: expected the name of an upload")
         lost = wording.check([job], self._folders[sent["model"]])
         job.check()
-        session.check([job])
-        request = session.resolve(job)
+        [(request, windows)] = session.check([job])
         return {
             "batch_key": hashlib.sha256(f"{sent['model']} {job.group}".encode()).hexdigest(),
             "kind": " ".join([sent["model"], *sorted(map(str, job.outputs)), *_how(job)]),
             "rows": job.num_samples * job.candidates,
             "notes": list(dict.fromkeys(line for each in lost for line in wording.notes(*each))),
             **_size(request),
-            **({} if job.continued is None else continued.size(session.pipe, job)),
+            **({} if job.continued is None else {"windows": windows, "seconds": job.continued.seconds}),
         }
 
     def mask(self, painted: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,17 +95,12 @@ class Actions:
         """Submit what the form says; runs in a thread."""
         folder = Path(tempfile.mkdtemp(prefix="codi-page-"))
         try:
-            model = self._model(values.get("model"))
+            model = self.fields.model(values.get("model"))
             asked = form.read(values, folder, model.get("sizes"), self.service.mask)
             files = {name: _copied(path, folder / name) for name, path in asked.files.items()}
             return self.service.submit(asked.request, owner, files, asked.model)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _model(self, name: str | None) -> Mapping[str, Any]:
-        """Return what the service says of a model; of the first one for None."""
-        models = self.fields.models
-        return next((model for model in models if model["name"] == name), models[0])
 
     async def _submitted(self, submit: Callable[[str], Any], request: gr.Request) -> AsyncIterator[Changes]:
         """Submit a job, and follow it; what cannot be submitted is said in place."""

@@ -226,7 +226,7 @@ def _example(event: gr.EventData) -> str:
 def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
     """Return what changes with the model: outputs, prompts, its words and numbers, and kinds of control."""
     words = here.words
-    model = next((each for each in here.models if each["name"] == name), here.models[0])
+    model = here.model(name)
     makes = offers.outputs_of(model)
     choices = [(words.kind(kind.name), kind.name) for kind in makes]
     changes = {here.by_name["outputs"]: gr.update(choices=choices, value=[kind.name for kind in makes])}
@@ -259,8 +259,7 @@ def _wire_keep(here: Fields, kind: Any, root: str) -> None:
     canvas = here.by_name.get(f"{name}.canvas")
 
     def marked(value: Any, how: str, model: str) -> dict[Any, Any]:
-        chosen = next((each for each in here.models if each["name"] == model), here.models[0])
-        seconds = offers.seconds_of(chosen, name)
+        seconds = offers.seconds_of(here.model(model), name)
         part, nothing, around = how == "part", how == "nothing", how == form.CANVAS
         changes: dict[Any, Any] = {group: gr.update(visible=part), strength: gr.update(visible=nothing)}
         called = words.kind(name)

@@ -49,6 +49,10 @@ class Fields:
     groups: dict[str, gr.Accordion] = field(default_factory=dict)
     examples: Any = None
 
+    def model(self, name: str | None) -> Mapping[str, Any]:
+        """Return what the service says of a model; of the first one where it has none of that name."""
+        return next((model for model in self.models if model["name"] == name), self.models[0])
+
     def add(self, name: str, component: Any) -> Any:
         """Take a component up under a name, and return it."""
         assert name not in self.by_name, f"{name} is there twice"
