@@ -81,10 +81,11 @@ class Batch(Mapping[str, Any]):
         for group in groups.values():
             places = torch.tensor(group)
             found[places[:, None], places] = True
-        for i, row in enumerate(rows):
-            said = set(row.get("said", ()))
-            for j, other in enumerate(rows):
-                if said and any(said <= _parts(caption, other) for caption in other["captions"]):
+        told = [(i, set(row["said"])) for i, row in enumerate(rows) if row.get("said")]
+        known = [[_parts(caption, row) for caption in row["captions"]] for row in rows] if told else []
+        for i, said in told:
+            for j, parts in enumerate(known):
+                if any(map(said.issubset, parts)):
                     found[i, j] = found[j, i] = True
         return found
 

@@ -10,15 +10,13 @@ Letters: B media, S samples, F frames, H height, W width.
 import io as memory
 from collections.abc import Callable, Mapping, Sequence
 
-import av
 import numpy as np
 import torch
 from numpy.random import Generator
-from PIL import Image
-from scipy import ndimage, signal
 from torch import Tensor
 
 from codi.io import fit_audio, fit_image, from_unit, to_unit
+from codi.libraries import load
 from codi.types import InputError
 
 WORLD_RATE = 16000.0  # Hz of the world's sounds
@@ -31,6 +29,7 @@ MORE = 0.3  # the chance that what is damaged in training is damaged a second ti
 
 def mp3(wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
     """Encode as an mp3 of `BITRATE` and decode again."""
+    av = load("av", "damage by mp3")
     file = memory.BytesIO()
     with av.open(file, "w", format="mp3") as container:
         stream = container.add_stream("mp3", rate=rate, layout="mono")
@@ -75,6 +74,8 @@ def gain(wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
 
 def echo(wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray:
     """Play in a room whose sound has fallen by 60 dB after 0.2 to 0.6 s."""
+    from scipy import signal
+
     seconds = rng.uniform(0.2, 0.6)
     t = np.arange(int(seconds * rate)) / rate
     room = rng.standard_normal(len(t)) * 10 ** (-3 * t / seconds)
@@ -105,6 +106,8 @@ def speech_band_noise(wave: np.ndarray, rate: int, rng: Generator) -> np.ndarray
 
 def _within(wave: np.ndarray, band: tuple[float, float], rate: int) -> np.ndarray:
     """Return the part of a sound that lies within a band in Hz."""
+    from scipy import signal
+
     sections = signal.butter(2, band, "bandpass", fs=rate, output="sos")
     return signal.sosfilt(sections, wave).astype(np.float32)
 
@@ -121,6 +124,8 @@ def _rms(wave: np.ndarray) -> float:
 
 def jpeg(frames: Tensor, rng: Generator) -> Tensor:
     """Encode as a jpeg of `JPEG_QUALITY` and decode again."""
+    from PIL import Image
+
     decoded = []
     for frame in frames:
         file = memory.BytesIO()
@@ -131,6 +136,8 @@ def jpeg(frames: Tensor, rng: Generator) -> Tensor:
 
 def blur(frames: Tensor, rng: Generator) -> Tensor:
     """Put out of focus: a Gaussian whose deviation is 1 to 2.5 % of the picture's height."""
+    from scipy import ndimage
+
     deviation = rng.uniform(0.01, 0.025) * frames.shape[-2]
     return torch.from_numpy(ndimage.gaussian_filter(frames.numpy(), (0, 0, deviation, deviation)))
 
@@ -147,6 +154,8 @@ def bright(frames: Tensor, rng: Generator) -> Tensor:
 
 def tilt(frames: Tensor, rng: Generator) -> Tensor:
     """Turn by 2 to 5 degrees to one side; corners are filled up with what is nearest."""
+    from scipy import ndimage
+
     angle = rng.uniform(2, 5) * rng.choice([-1, 1])
     turned = ndimage.rotate(frames.numpy(), angle, axes=(3, 2), reshape=False, order=1, mode="nearest")
     return torch.from_numpy(turned)

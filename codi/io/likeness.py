@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codi.io.clip_header import gate
 from codi.io.content import content_sha256
 from codi.io.fit import fit_audio
 from codi.io.frames import frames_at
@@ -26,7 +27,7 @@ from codi.io.gates import MAX_DECODED, MAX_MINUTES, MAX_RATE, reading
 from codi.io.media_file import MediaFile
 from codi.io.read import load_image
 from codi.io.sandbox import sandboxed
-from codi.io.sounds import sound_at, stated_seconds
+from codi.io.sounds import sound_at
 from codi.libraries import load
 from codi.types import InputError, Modality
 
@@ -59,7 +60,7 @@ def picture_likeness(path: str | Path) -> dict[str, Any]:
     pixels = load_image(path)
     bits, coarse = _seen(pixels)
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
-    return {"digest": digest, "hashes": [bits], "coarse": coarse, "seconds": None}
+    return {"digest": digest, "hashes": (bits,), "coarse": coarse, "seconds": None}
 
 
 def sound_likeness(path: str | Path, start: float | None = None, end: float | None = None) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def sound_likeness(path: str | Path, start: float | None = None, end: float | No
     wave, rate = _stretch(str(path), start, end)
     bits, coarse = _heard(wave, rate)
     digest = hashlib.sha256(f"{rate} Hz".encode() + wave.numpy().tobytes()).hexdigest()
-    return {"digest": digest, "hashes": [bits], "coarse": coarse, "seconds": len(wave) / rate}
+    return {"digest": digest, "hashes": (bits,), "coarse": coarse, "seconds": len(wave) / rate}
 
 
 def clip_likeness(path: str | Path, start: float | None = None, end: float | None = None) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def clip_likeness(path: str | Path, start: float | None = None, end: float | Non
     seen = [_seen(frame) for frame in frames]
     return {
         "digest": hashlib.sha256(f"{streams} {start} {end}".encode()).hexdigest(),
-        "hashes": [bits for bits, _ in seen],
+        "hashes": tuple(bits for bits, _ in seen),
         "coarse": torch.cat([coarse for _, coarse in seen]),
         "seconds": seconds,
     }
@@ -124,17 +125,18 @@ def _frames(path: str, start: float | None, end: float | None) -> tuple[Tensor, 
     with reading(path, Modality.VIDEO):
         source = MediaFile(Path(path), path)
         first = start or 0.0
-        last = stated_seconds(source, clip=True) if end is None else end
+        header = gate(source, 1)
+        last = header.stated if end is None else end
         if last <= first:
             raise InputError(f"{path} does not say how long it lasts: give its row an end")
         times = first + (np.arange(SHOWN) + 0.5) / SHOWN * (last - first)
         # in a long clip it is quicker to seek each frame than to decode all that lies between
         stretches = [times] if last - first <= AT_ONCE else np.split(times, SHOWN)
-        frames = [frames_at(source, each, end, size=4 * SIDE).tensor() for each in stretches]
+        frames = [frames_at(source, each, end, size=4 * SIDE, header=header).tensor() for each in stretches]
         return torch.cat(frames), last - first, content_sha256(path)
 
 
-def _seen(pixels: Tensor) -> tuple[str, Tensor]:
+def _seen(pixels: Tensor) -> tuple[int, Tensor]:
     """Return the hash of a picture uint8 (3, H, W), and its coarse grid in colour."""
     grey = (pixels.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
     cells = F.interpolate(grey[None, None], (SIDE, SIDE + 1), mode="bilinear", antialias=True)[0, 0]
@@ -142,7 +144,7 @@ def _seen(pixels: Tensor) -> tuple[str, Tensor]:
     return _bits(cells.diff(dim=1) > RISE), colours.flatten() / COLOUR
 
 
-def _heard(wave: Tensor, rate: int) -> tuple[str, Tensor]:
+def _heard(wave: Tensor, rate: int) -> tuple[int, Tensor]:
     """Return the hash of a sound (samples,), and its coarse grid of energies."""
     functional = load("torchaudio.functional", "comparing sounds")
     count = max(WINDOW, round(len(wave) * RATE / rate))
@@ -155,12 +157,12 @@ def _heard(wave: Tensor, rate: int) -> tuple[str, Tensor]:
     return _bits(cells.diff(dim=0).diff(dim=1) > SLOPE), cells.flatten() / LOUDNESS
 
 
-def _bits(rises: Tensor) -> str:
-    """Return 64 bits as hexadecimal digits, which JSON carries without rounding."""
+def _bits(rises: Tensor) -> int:
+    """Return 64 bits as one number."""
     number = 0
     for bit in rises.flatten().tolist():
         number = 2 * number + bit
-    return f"{number:016x}"
+    return number
 
 
 def same_length(one: float | None, two: float | None) -> bool:

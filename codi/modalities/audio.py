@@ -191,7 +191,7 @@ class Audio(ModalityKind):
         """Return what a file is compared by: its samples."""
         from codi import io
 
-        return Likeness.of(io.sound_likeness(path, start, end))
+        return Likeness(**io.sound_likeness(path, start, end))
 
     def seconds_in(self, source: Any) -> float | None:
         """Return the seconds that the header states, 0 where it states none."""

@@ -73,11 +73,6 @@ class Likeness:
     coarse: Any = None
     seconds: float | None = None
 
-    @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "Likeness":
-        """Return the likeness that a function of `codi.io.likeness` found."""
-        return cls(**{**found, "hashes": tuple(int(bits, 16) for bits in found["hashes"])})
-
 
 def shortened(found: Any, axis: int, count: int) -> Any:
     """Return a sample of which only the first `count` steps along an axis are content, as `Padded`.

@@ -145,7 +145,7 @@ class Image(ModalityKind):
         """Return what a file is compared by: its pixels."""
         from codi import io
 
-        return Likeness.of(io.picture_likeness(path))
+        return Likeness(**io.picture_likeness(path))
 
 
 def fitted(pixels: Any, spec: ModalitySpec, cut: Cut) -> Any:

@@ -229,7 +229,7 @@ class Video(ModalityKind):
         """Return what a file is compared by: its streams and some of its frames."""
         from codi import io
 
-        return Likeness.of(io.clip_likeness(path, start, end))
+        return Likeness(**io.clip_likeness(path, start, end))
 
     def carried_in(self, source: Any) -> tuple[str, ...]:
         """Return the sound if the file holds one, else nothing."""

@@ -7,7 +7,7 @@ files of the same modalities, and each of these is alike.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,5 @@ def difference(one: Likeness, two: Likeness) -> float | None:
         return None
     if bool((abs(one.coarse - two.coarse) > 1).any()):
         return None
-    return _mean([(a ^ b).bit_count() for a, b in zip(one.hashes, two.hashes, strict=True)])
-
-
-def _mean(counts: Sequence[int]) -> float:
+    counts = [(a ^ b).bit_count() for a, b in zip(one.hashes, two.hashes, strict=True)]
     return sum(counts) / len(counts)

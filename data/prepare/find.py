@@ -1,12 +1,12 @@
 """Make the row of a manifest from what a data set says of a sample, if its file is there."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codi.io import sha256_of
 from codi.modalities import kind_of
 from codi.rows import modality_of_suffix
 from codi.types import InputError, Modality
@@ -104,8 +104,7 @@ def to_row(item: Item, media: MediaFolder, manifest: Path, digest: bool) -> dict
     elif item.captions:
         row["captions"] = list(item.captions)
     if digest:
-        with path.open("rb") as stream:
-            row["sha256"] = {modality.value: hashlib.file_digest(stream, "sha256").hexdigest()}
+        row["sha256"] = {modality.value: sha256_of(path)}
     if whole and item.start is not None:
         row["start"] = item.start
     if whole and item.end is not None:

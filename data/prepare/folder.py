@@ -7,17 +7,15 @@ a sound, which then needs no file of its own.
 """
 
 import argparse
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from codi.io.media_file import MediaFile
 from codi.modalities import kind_of
 from codi.rows import bits_of, modality_of_suffix, parse_row
 from codi.types import InputError, Modality
-from data.manifest import relative, write_manifest
+from data.prepare.outputs import check_new, place_of
 
 WORDS = "txt"  # the ending of captions
 
@@ -62,6 +60,8 @@ def prepare(options: argparse.Namespace) -> list[str]:
     """
     from tqdm import tqdm
 
+    from data.manifest import write_manifest
+
     _check(options)
     samples = find_samples(options.folder)
     if not samples:
@@ -93,11 +93,7 @@ def _check(options: argparse.Namespace) -> None:
     manifests = [options.out, *([options.held_out] if options.held_out else [])]
     if len({path.resolve() for path in manifests}) < len(manifests):
         raise InputError(f"{options.out} is to hold both parts: expected two names")
-    for path in manifests:
-        if path.suffix != ".jsonl":
-            raise InputError(f"cannot write a manifest as {path}: expected a name that ends in .jsonl")
-        if path.exists() and not options.overwrite:
-            raise InputError(f"{path} is there already: expected another name, or --overwrite to replace it")
+    check_new(manifests, options.overwrite)
 
 
 def find_samples(folder: Path) -> dict[str, list[Path]]:
@@ -133,9 +129,7 @@ def held_out_of(names: Iterable[str], share: float) -> set[str]:
     Returns:
         Their names, one at least where there are two samples or more.
     """
-    places = {}
-    for name in names:
-        places[name] = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    places = {name: place_of(name) for name in names}
     chosen = {name for name, place in places.items() if place < share}
     if not chosen and len(places) > 1:
         chosen = {min(places, key=lambda name: places[name])}
@@ -191,16 +185,16 @@ def _row(
     identity: str, media: dict[Modality, Path], captions: list[str], manifest: Path, digest: bool
 ) -> dict[str, Any]:
     """Return the row of one sample."""
+    from codi.io import sha256_of
+    from data.manifest import relative
+
     row: dict[str, Any] = {"id": identity}
     for modality, path in media.items():
         row[modality.value] = relative(path, manifest)
     if captions:
         row["captions"] = captions
     if digest and media:
-        row["sha256"] = {}
-        for modality, path in media.items():
-            with path.open("rb") as stream:
-                row["sha256"][modality.value] = hashlib.file_digest(stream, "sha256").hexdigest()
+        row["sha256"] = {modality.value: sha256_of(path) for modality, path in media.items()}
     if any(_lacks(modality, path) for modality, path in media.items()):
         row["silent"] = True
     return row
@@ -208,6 +202,8 @@ def _row(
 
 def _lacks(modality: Modality, path: Path) -> bool:
     """Return whether a file lacks what its kind may carry besides, as a silent clip lacks a sound."""
+    from codi.io.media_file import MediaFile
+
     kind = kind_of(modality)
     if not kind.carries:
         return False

@@ -1,5 +1,6 @@
 """Files that the commands of `data.prepare` write: refused where they are there, whole or not at all."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,12 @@ def check_new(manifests: Iterable[Path], overwrite: bool) -> None:
             raise InputError(f"cannot write a manifest as {path}: expected a name that ends in .jsonl")
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already: expected another name, or --overwrite to replace it")
+
+
+def place_of(text: str) -> float:
+    """Return a number in [0, 1) that depends on a text alone, evenly spread over texts."""
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def write_lines(path: Path, values: list[dict[str, Any]]) -> None:

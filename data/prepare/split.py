@@ -8,7 +8,6 @@ The same file in both parts would be a leak, and is refused.
 """
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from codi.modalities import in_files
 from codi.types import InputError
+from data.prepare.outputs import check_new, place_of
 
 SHARE = 0.1
 NAMED = 10  # combinations that the line for people names
@@ -59,7 +59,6 @@ def run(options: argparse.Namespace) -> str:
     What the options name that cannot be used raises `InputError`.
     """
     from data.manifest import Manifest, moved, write_manifest
-    from data.prepare.outputs import check_new
 
     if not 0 < options.share < 1:
         raise InputError(f"--share is {options.share}: expected a share between 0 and 1")
@@ -138,8 +137,7 @@ def key_of(row: Values, column: str | None, where: str) -> str:
 
 def fraction(key: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on a key and the seed alone, evenly spread over keys."""
-    digest = hashlib.sha256(f"{seed}\n{key}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return place_of(f"{seed}\n{key}")
 
 
 def held_out(pairs: Sequence[tuple[str, ...]], share: float, seed: int) -> set[tuple[str, ...]]:

@@ -22,10 +22,10 @@ from torch import Tensor
 from codi.io import save_video
 from data.prepare.emoji.drawings import Drawings, facts_of
 from data.prepare.emoji.general_midi import FIRST_EFFECT, PERCUSSION, PROGRAMS, SHOWN
-from data.prepare.emoji.items import Item, LeftOut
+from data.prepare.emoji.items import Item
 from data.prepare.emoji.names import Emoji
 from data.prepare.emoji.packages import Package
-from data.prepare.emoji.sounds import PEAK, SILENT, a
+from data.prepare.emoji.sounds import a, levelled
 from data.prepare.emoji.split import choice_of, number_of, side_of
 from data.prepare.emoji.synthesiser import Note, Plays
 
@@ -216,15 +216,12 @@ def _moving(
     events = [note.begins for note in notes]
 
     def make(path: Path) -> None:
-        wave = player.play(program, notes, seconds)
-        peak = float(wave.abs().max())
-        if peak < SILENT:
-            raise LeftOut("is silent")
+        wave = levelled(player.play(program, notes, seconds))
         drawing = drawings.draw(emoji.key, SMOOTH * size)
         forces = [note.velocity / 127 for note in notes]
         shown = poses(motion, events, forces, round(seconds * fps), fps)
         frames = torch.stack([draw_pose(drawing, pose, size) for pose in shown])
-        save_video(path, frames, fps, wave * (PEAK / peak), rate)
+        save_video(path, frames, fps, wave, rate)
 
     count = f"{len(notes)} notes" if program is not None else f"{len(notes)} strokes"
     sound = "its notes" if own else f"the notes of {a(instrument)}"

@@ -177,12 +177,17 @@ def sound_side(name: str, played: str) -> Side:
     return side_of(name, played, names=False)
 
 
-def save_sound(path: Path, wave: Tensor, rate: int) -> Path:
-    """Write a sound (T,) at the loudness that all have; one that is silent is `LeftOut`."""
+def levelled(wave: Tensor) -> Tensor:
+    """Return a sound (T,) at the loudness that all have; one that is silent is `LeftOut`."""
     peak = float(wave.abs().max()) if len(wave) else 0.0
     if peak < SILENT:
         raise LeftOut("is silent")
-    return save_audio(path, wave * (PEAK / peak), rate)
+    return wave * (PEAK / peak)
+
+
+def save_sound(path: Path, wave: Tensor, rate: int) -> Path:
+    """Write a sound (T,) as `levelled` gives it."""
+    return save_audio(path, levelled(wave), rate)
 
 
 def _read(path: Path, rate: int, seconds: float) -> Tensor:

@@ -226,14 +226,12 @@ def _spoken(
 ) -> Iterator[tuple[Voice, str]]:
     """Yield the voices that say a name, with the name in their language."""
     if len(emoji.name) <= LONGEST and "espeak-ng" in speakers:
-        first = choice_of([voice.id for voice in ENGLISH], "voice", emoji.key)
-        others = [voice.id for voice in ENGLISH if voice.id != first]
-        second = choice_of(others, "second voice", emoji.key)
-        for identity in (first, second):
-            yield next(voice for voice in ENGLISH if voice.id == identity), emoji.name
+        first = choice_of(ENGLISH, "voice", emoji.key)
+        yield first, emoji.name
+        others = [voice for voice in ENGLISH if voice != first]
+        yield choice_of(others, "second voice", emoji.key), emoji.name
     if len(emoji.name) <= LONGEST and "flite" in speakers:
-        identity = choice_of([voice.id for voice in FLITE], "flite", emoji.key)
-        yield next(voice for voice in FLITE if voice.id == identity), emoji.name
+        yield choice_of(FLITE, "flite", emoji.key), emoji.name
     known = [language for language in languages if language in emoji.labels and language in LANGUAGES]
     if "espeak-ng" not in speakers:
         return

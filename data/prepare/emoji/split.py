@@ -9,6 +9,9 @@ styles and its animations are one drawing, so they are one family and are held o
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TRAIN, VALIDATION, TEST = SIDES = ("train", "validation", "test")
 # Shares of all names, and of all compositions of the other names, that are held out.
@@ -64,7 +67,7 @@ def number_of(*words: str) -> float:
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
 
-def choice_of(options: Iterable[str], *words: str) -> str:
+def choice_of(options: Iterable[T], *words: str) -> T:
     """Return one of several options, which follows from words alone."""
     listed = list(options)
     return listed[int(number_of(*words) * len(listed))]
