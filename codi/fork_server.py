@@ -194,10 +194,16 @@ class Worker:
 
 
 def received(connection: Connection) -> Any:
-    """Wait for the next job that `Worker.send` hands over, and return it.
+    """Wait for the next job that `Worker.send` hands over.
 
     From then on relative names start where they start in the program, which may have changed its folder since
     this process was forked.
+
+    Args:
+        connection: the worker's end.
+
+    Returns:
+        The job.
 
     Raises:
         EOFError: where the program has ended.
