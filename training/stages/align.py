@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,7 @@ class AlignStage(Stage):
         spec = self.kind.aligned_geometry(known, self.config.part.get(self.kind.tower, {}))
         return {} if spec is None else {self.modality: spec}
 
-    @property
+    @cached_property  # every step asks for it, and the files of parts say it
     def rate(self) -> float | None:
         """The rate of the media in their own steps per second, where a part states it."""
         spec = self.geometry().get(self.modality)

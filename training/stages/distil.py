@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +192,11 @@ class DistilStage(Stage):
         spec = kind_of(modality).aligned_geometry(known, dict(self.teacher.config))
         return {} if spec is None else {modality: spec}
 
-    def rate(self, modality: Modality) -> float | None:
-        """Return the rate of a modality's media in their own steps per second, where a part states it."""
-        spec = self.geometry(modality).get(modality)
-        return None if spec is None else spec.rate
+    @cached_property  # every step asks for them, and the files of parts say them
+    def rates(self) -> dict[Modality, float | None]:
+        """The rates of the media in their own steps per second, where a part states them."""
+        specs = {modality: self.geometry(modality).get(modality) for modality in self.media}
+        return {modality: None if spec is None else spec.rate for modality, spec in specs.items()}
 
     def loss(
         self, module: Any, batch: dict[str, Any], generator: torch.Generator
@@ -206,7 +208,9 @@ class DistilStage(Stage):
             media = batch[modality.value]
             with torch.no_grad():
                 wanted = self.teacher.embed(as_unit(media))
-            damaged = damage_some(media, options.damage, generator, options.damage_kinds, self.rate(modality))
+            damaged = damage_some(
+                media, options.damage, generator, options.damage_kinds, self.rates[modality]
+            )
             token = module.tower.embed(as_unit(damaged))
             distances[modality.value] = 1 - (token * wanted).sum(-1).mean()
         total = torch.stack(list(distances.values())).mean()
@@ -249,10 +253,9 @@ class DistilStage(Stage):
             row = found[modality.value] = {}
             for kind in ("clean", *kinds_of(media[0])):
                 rng = np.random.default_rng(self.config.seed)
-                rate = self.rate(modality)
                 seen = media
                 if kind != "clean":
-                    seen = torch.stack([damage(one, kind, rng, rate) for one in media])
+                    seen = torch.stack([damage(one, kind, rng, self.rates[modality]) for one in media])
                 token = module.tower.embed(as_unit(seen.to(wanted.device)))
                 row[kind] = round(functional.cosine_similarity(token, wanted).mean().item(), 4)
         return found
