@@ -205,7 +205,7 @@ def _wire_form(here: Fields, root: str) -> None:
         here.marks["no control"],
     ]
     changing += [here.by_name[f"control{number}.kind"] for number in range(form.CONTROLS)]
-    changing += [here.by_name[name] for name in offers.hints(here.models[0], list(here.by_name))]
+    changing += [here.by_name[name] for name in offers.hints(here.models[0]) if name in here.by_name]
     changing += [here.by_name[f"region{number}.interval"] for number in range(form.REGIONS)]
     changing += [each for each in (here.marks["world"], here.examples) if each is not None]
     model.change(partial(_model_chosen, here), model, changing, **SHOWN)
@@ -241,8 +241,9 @@ def _model_chosen(here: Fields, name: str) -> dict[Any, Any]:
     changes[here.marks["world"]] = gr.update(value=frame.world(words, known), visible=bool(known))
     if here.examples is not None:
         changes[here.examples] = gr.update(visible=known == (here.models[0].get("words") or {}))
-    for field, hint in offers.hints(model, list(here.by_name)).items():
-        changes[here.by_name[field]] = gr.update(placeholder=hint)
+    for field, hint in offers.hints(model).items():
+        if field in here.by_name:
+            changes[here.by_name[field]] = gr.update(placeholder=hint)
     seconds = max(offers.seconds_of(model, kind.name) for kind in kinds())
     for number in range(form.REGIONS):
         label = words("region.span", number=number + 1)

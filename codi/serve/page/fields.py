@@ -201,20 +201,19 @@ def _samples(fields: Fields) -> None:
 def _settings(fields: Fields) -> None:
     """Lay out steps, scales by output, and sizes."""
     words, makes = fields.words, offers.offered(fields.models)
+    hints = offers.hints(fields.models[0])
     with gr.Accordion(words("group.settings"), open=False) as fields.groups["settings"]:
         gr.HTML(f'<p class="quiet">{words("settings.info")}</p>')
         with gr.Row():
-            hint = offers.own(fields.models[0], "num_inference_steps", makes[0].name)
-            fields.add("steps", parts.number(words("steps"), hint, min_width=120, elem_id="steps"))
+            fields.add("steps", parts.number(words("steps"), hints["steps"], min_width=120, elem_id="steps"))
             for name in SIZES:
-                able = [kind.name for kind in makes if kind.modality in sized(name)]
-                if able:
-                    hint = offers.own(fields.models[0], name, able[0], "sizes")
-                    fields.add(f"size.{name}", parts.number(words(f"size.{name}"), hint, min_width=120))
+                if any(kind.modality in sized(name) for kind in makes):
+                    size = f"size.{name}"
+                    fields.add(size, parts.number(words(size), hints[size], min_width=120))
         with gr.Tabs():
             for kind in makes:
                 with gr.Tab(words.kind(kind.name)):
-                    _scales(fields, kind)
+                    _scales(fields, kind, hints)
         fields.add("sync", gr.Checkbox(True, label=words("sync")))
         fields.add(
             "lengths",
@@ -226,7 +225,7 @@ def _settings(fields: Fields) -> None:
         )
 
 
-def _scales(fields: Fields, kind: ModalityKind) -> None:
+def _scales(fields: Fields, kind: ModalityKind, hints: Mapping[str, str]) -> None:
     """Lay out the numbers of one output."""
     words = fields.words
     with gr.Row():
@@ -234,10 +233,7 @@ def _scales(fields: Fields, kind: ModalityKind) -> None:
             fields.add(
                 f"{kind.name}.{key}",
                 parts.number(
-                    words(key),
-                    offers.own(fields.models[0], key, kind.name),
-                    info=words(f"{key}.info"),
-                    min_width=190,
+                    words(key), hints[f"{kind.name}.{key}"], info=words(f"{key}.info"), min_width=190
                 ),
             )
         fields.add(

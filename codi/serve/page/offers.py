@@ -44,7 +44,7 @@ def control_choices(words: Words, model: Mapping[str, Any]) -> list[tuple[str, s
     return [(words("control.off"), ""), *((words.control(name), name) for name in controls_of(model))]
 
 
-def own(model: Mapping[str, Any], key: str, name: str, table: str = "defaults") -> str:
+def _own(model: Mapping[str, Any], key: str, name: str, table: str = "defaults") -> str:
     """Return what stands in the empty field of a number: what a model takes for it.
 
     Args:
@@ -61,21 +61,13 @@ def own(model: Mapping[str, Any], key: str, name: str, table: str = "defaults") 
     return "" if value is None else f"{value:g}"
 
 
-def hints(model: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Return what stands in empty fields of numbers.
-
-    Args:
-        model: what the service says of the model.
-        names: the names of all fields (`codi.serve.page.form`).
-
-    Returns:
-        The numbers by the names of those fields that have one.
-    """
+def hints(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands in empty fields of numbers, by the names of these (`codi.serve.page.form`)."""
     made = [kind.name for kind in outputs_of(model)]
-    found = {"steps": own(model, "num_inference_steps", made[0]) if made else ""}
+    found = {"steps": _own(model, "num_inference_steps", made[0]) if made else ""}
     for size in SIZES:
         able = [name for name in made if Modality(name) in sized(size)]
-        found[f"size.{size}"] = own(model, size, able[0], "sizes") if able else ""
+        found[f"size.{size}"] = _own(model, size, able[0], "sizes") if able else ""
     for kind in kinds():
-        found |= {f"{kind.name}.{key}": own(model, key, kind.name) for key in form.BY_OUTPUT}
-    return {name: hint for name, hint in found.items() if name in names}
+        found |= {f"{kind.name}.{key}": _own(model, key, kind.name) for key in form.BY_OUTPUT}
+    return found
