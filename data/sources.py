@@ -256,7 +256,7 @@ def _tables(chosen: Options) -> list[tuple[Rows, float, Any]]:
     return tables
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _open(cls: type, path: str, stamps: tuple, *more: Any) -> Rows:
     """Return a table of rows; the same one again for a stage that opens it once for every pair.
 

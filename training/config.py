@@ -126,6 +126,10 @@ class Config:
         whole = self.batch_size % self.accumulate == 0
         _require(whole, "batch_size", self.batch_size, f"a multiple of accumulate ({self.accumulate})")
 
+    def over(self, data: dict[str, Any]) -> "Config":
+        """Return this run over other samples, without measurements on held-out ones."""
+        return dataclasses.replace(self, data=data, validate_every=0, patience=0, keep_best=False)
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint or a log."""
         values = dataclasses.asdict(self)

@@ -2,6 +2,8 @@
 padding nothing changes.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from data.batch import Batch, content_of
 from tests.tiny_pipeline import MEL, VAE
 from training.config import Config
 from training.stages import open_stage
+from training.stages.autoencoder import AutoencoderStage
 from training.stages.padding import content_mask, content_only, latent_mask
 from training.stages.temporal_change import changes, transitions
 
@@ -148,3 +151,27 @@ def test_statistics_are_those_of_content():
     kept = content_only(latents, mask)
     expected = torch.cat([latents[0, :, :3].flatten(1).T, latents[1].flatten(1).T])
     assert torch.equal(kept, expected) and content_only(latents, None) is latents
+
+
+def test_statistics_are_measured_of_padded_batches_and_whole_ones_together():
+    padded, whole = torch.randn(2, 2, 4, 6, 2, generator=draws()).unbind()
+    contents = [content_of([((0, 3),), None], (6,)), None]
+
+    class Two(AutoencoderStage):
+        modality = Modality.AUDIO
+
+        def data(self, offset=0):
+            return SimpleNamespace(fetch=lambda places: places[0] // 64, close=lambda: None)
+
+        def mean_latent(self, module, batch):
+            return (padded, whole)[batch]
+
+        def mask_of(self, batch, like, axes=None):
+            return content_mask(contents[batch], (1,), like)
+
+    stage = object.__new__(Two)
+    stage.options = SimpleNamespace(statistics_samples=128)
+    found = []
+    stage.measure(SimpleNamespace(scaling=SimpleNamespace(measure=found.append)))
+    known = [padded[0, :, :3], padded[1], *whole]
+    assert torch.equal(found[0], torch.cat([each.flatten(1).T for each in known]))

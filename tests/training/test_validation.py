@@ -69,6 +69,28 @@ def test_the_held_out_loss_is_that_of_the_samples(bench):
     assert by_size == pytest.approx([expected] * 3, rel=0.2)  # but for the noise of the loss
 
 
+def test_every_measurement_is_of_what_the_end_of_the_run_learns(bench, monkeypatch):
+    from training.config import load_config
+    from training.stages import open_stage
+    from training.validation import Validation
+
+    config = load_config(bench().file, overrides=ON)
+    stage = open_stage(config)
+    module = stage.build().eval()
+    seen, loss = [], type(stage).loss
+
+    def noted(self, *given):
+        seen.append(self.progress)
+        return loss(self, *given)
+
+    monkeypatch.setattr(type(stage), "loss", noted)
+    validation = Validation(config)
+    validation.load(stage, 20)
+    for stage.progress in (0.0, 0.5):
+        validation.measure(stage, module, torch.device("cpu"))
+    assert seen == [1.0, 1.0] and stage.progress == 0.5
+
+
 def worse_after(monkeypatch, samples):
     """Held-out losses fall until the run has seen so many samples, then rise."""
     from training.validation import Validation

@@ -7,7 +7,6 @@ this contract alone.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
 import importlib
 from abc import abstractmethod
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from training.config import Config
     from training.stages.latents import Encoding
 
-SOUGHT = ("validate_every", "patience", "keep_best")  # settings of a run that measures on held-out samples
-
 
 class Stage:
     """The base class of all stages: one training objective, with its data, its loss and its export.
@@ -42,6 +39,7 @@ class Stage:
         device: where the frozen parts are.
         config: the run.
         progress: the share in [0, 1) of the run's samples that were seen before this step; the loop sets it.
+            A measurement on held-out samples is made at 1.
     """
 
     identity: tuple[str, ...] = ()
@@ -116,8 +114,7 @@ class Stage:
             InputError: if nothing that the stage learns is among the samples.
         """
         other = copy.copy(self)
-        alone = {name: type(getattr(self.config, name))() for name in SOUGHT}
-        other.config = dataclasses.replace(self.config, data=data, **alone)
+        other.config = self.config.over(data)
         return other
 
     def scores(self, module: nn.Module, batches: Sequence[Any]) -> dict[str, float]:

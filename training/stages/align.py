@@ -444,7 +444,9 @@ class AlignStage(Stage):
             media.append(tower.embed(self.prepare(batch["media"].to(device))))
             words.append(text.embed(batch["captions"]))
             captions += batch["captions"]
-        right = torch.tensor([[one == other for other in captions] for one in captions], device=device)
+        numbers = {caption: number for number, caption in enumerate(captions)}
+        said = torch.tensor([numbers[caption] for caption in captions], device=device)
+        right = said[:, None] == said
         sides = {"text": torch.cat(words), str(self.modality): torch.cat(media)}
         found = {}
         for (query, queries), (key, keys) in itertools.permutations(sides.items()):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from codi.io import to_unit
+from codi.metrics.spectra import magnitudes
 from codi.modalities import component_class, kind_of
 from codi.models.autoencoders import AudioAutoencoder, ImageAutoencoder, TextAutoencoder
 from codi.models.autoencoders.mel import MelCorrection
@@ -252,7 +253,11 @@ class AutoencoderStage(Stage):
         if all(mask is None for _, mask in batches):
             module.scaling.measure(torch.cat([latent for latent, _ in batches]))
             return
-        module.scaling.measure(torch.cat([content_only(latent, mask) for latent, mask in batches]))
+        counted = []
+        for latent, mask in batches:
+            whole = torch.ones_like(latent, dtype=torch.bool)  # of a batch without padding
+            counted.append(content_only(latent, whole if mask is None else mask))
+        module.scaling.measure(torch.cat(counted))
 
     def mask_of(
         self, batch: dict[str, Any], like: Tensor, axes: Sequence[int | None] | None = None
@@ -602,11 +607,7 @@ class VocoderStage(SoundStage):
         Returns:
             Both losses, (2,).
         """
-        window = torch.hann_window(size, device=sound.device)
-        spoken = torch.stft(spoken, size, size // 4, window=window, return_complex=True).abs()
-        sound = torch.stft(sound, size, size // 4, window=window, return_complex=True).abs()
-        # without a floor the logarithm of silence would count for most; magnitudes of noise grow as it does
-        floor = 1e-3 * size**0.5
+        spoken, sound, floor = magnitudes(spoken, sound, size)
         log = ((spoken + floor).log() - (sound + floor).log()).abs().mean()
         return torch.stack([log, (spoken - sound).abs().sum() / (sound.sum() + floor)])
 

@@ -33,6 +33,7 @@ from training.stages import Source, Stage
 from training.stages.common import export_part, load_part
 from training.stages.files import known_geometry, world_or_files
 from training.stages.latents import as_unit
+from training.stages.pairs import PairSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +85,17 @@ class Student(nn.Module):
         return self
 
 
-class Together(Source):
+class Together(PairSource):
     """A source whose batches have media of several sources, from each as many as its share says.
 
     Args:
         sources: the sources by the name of their media, which is the entry of their batches.
-        shares: for each, the number of its media for one sample of the batch.
+        shares: for each, the number of its media for one sample of the batch, at most 1.
     """
 
     def __init__(self, sources: Mapping[str, Any], shares: Mapping[str, float]):
-        self.sources = sources
-        self.shares = shares
+        super().__init__(sources, shares)
         self.infinite = all(source.infinite for source in sources.values())
-
-    def __len__(self) -> int:
-        return min(len(source) for source in self.sources.values())
 
     def fetch(self, indices: list[int]) -> dict[str, Tensor]:
         """Return the media of the samples, by name."""
@@ -106,16 +103,6 @@ class Together(Source):
         for name, source in self.sources.items():
             batch[name] = source.fetch(indices[: math.ceil(self.shares[name] * len(indices))])[name]
         return batch
-
-    @property
-    def bad(self) -> int:  # type: ignore[override]
-        """The number of bad samples met so far."""
-        return sum(source.bad for source in self.sources.values())
-
-    def close(self) -> None:
-        """End what the sources have running."""
-        for source in self.sources.values():
-            source.close()
 
 
 class DistilStage(Stage):

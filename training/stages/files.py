@@ -5,7 +5,6 @@ stage says which media it needs. Geometry comes from the model as far as that kn
 in the section.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -236,8 +235,7 @@ def captions_of(config: Config, scenes: list[str]) -> list[str]:
     if not has_rows(section, [Modality.TEXT]):
         return [""] * len(scenes)
     settings = {"captions": "first", "workers": 0, "augment": {}, "require": [Modality.TEXT.value]}
-    alone = dataclasses.replace(config, data=section, validate_every=0, patience=0, keep_best=False)
-    with open_media(alone, [Modality.TEXT], seed=config.seed, **settings) as source:
+    with open_media(config.over(section), [Modality.TEXT], seed=config.seed, **settings) as source:
         return source.fetch(list(range(min(len(scenes), len(source)))))["text"]
 
 

@@ -21,7 +21,6 @@ from training.stages.common import planning, say
 from training.stages.rows import has_rows
 
 Pair = tuple[Modality, Modality]
-Media = TypeVar("Media", bound=tuple[Modality, ...])
 
 
 Rule = Collection[Set[Modality]] | None
@@ -316,9 +315,9 @@ class PairSource(Source):
         shares: the size of each pair's batch, in parts of the batch size of the run.
     """
 
-    def __init__(self, sources: Mapping[Media, Source], shares: Mapping[Media, float]):
-        self.sources: Mapping[Any, Source] = sources
-        self.shares: Mapping[Any, float] = shares
+    def __init__(self, sources: Mapping[Any, Source], shares: Mapping[Any, float]):
+        self.sources = sources
+        self.shares = shares
 
     def __len__(self) -> int:
         return min(map(len, self.sources.values()))

@@ -129,7 +129,7 @@ class Scorer:
             mel = module.log_mel(batch.to(module.device))
             restored = module.reconstruct(module.posterior(mel).mode())
             errors["log_mel_l1"].append((restored - mel).abs().flatten().cpu())
-            own = spectrograms(batch)
+            own = mel.cpu()[:, None]
             errors["log_mel_l1_pca"].append((linear.reconstruct(own) - own).abs().flatten())
         return {name: float(torch.cat(found).mean()) for name, found in errors.items()}
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codi.diffusion.losses import denoising_loss
 from codi.io import to_unit
 from codi.models.upscaler import ImageUpscaler
 from codi.types import Modality, ModalitySpec
@@ -169,8 +170,7 @@ class SuperResolutionStage(Stage):
         total = module.config.num_train_timesteps
         t = spread_timesteps(len(x_0), total, generator)
         x_t = self.scheduler.add_noise(x_0, eps, t)
-        error = module(x_t, t, given, level) - self.scheduler.get_velocity(x_0, eps, t)
-        each = error.square().mean(dim=(1, 2, 3))
+        each = denoising_loss(module(x_t, t, given, level), self.scheduler.get_velocity(x_0, eps, t))
         return each.mean(), {"details": x_0.detach().std(), "bins": (t / total, each.detach())}
 
     def dummy_batch(self, module: Any, count: int) -> dict[str, Tensor]:
@@ -191,9 +191,8 @@ class SuperResolutionStage(Stage):
     @torch.no_grad()
     def preview(self, module: Any, folder: Path) -> None:
         """Write small pictures above what is made of them, and above the truth."""
-        source = self.data(offset=2)
-        large = to_unit(source.fetch(list(range(4)))["frames"].to(module.device))
-        source.close()
+        with self.data(offset=2) as source:
+            large = to_unit(source.fetch(list(range(4)))["frames"].to(module.device))
         small = module.downsampled(large)
         generator = torch.Generator().manual_seed(0)
         level = min(NOISE_AUG_STRENGTH, module.max_noise_aug_strength)

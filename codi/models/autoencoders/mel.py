@@ -256,12 +256,12 @@ class GriffinLim(Exact):
         spectrum = torch.polar(magnitude, peak_phases(magnitude, self.n_fft, self.hop_length))
         before = torch.zeros_like(spectrum)
         for _ in range(self.num_iterations):
-            consistent = self._stft(self._istft(spectrum, length))
+            consistent = self._stft(self.istft(spectrum, length))
             ahead = consistent - self.momentum / (1 + self.momentum) * before
             magnitude = self._towards(bands, consistent.abs().T).T
             spectrum = magnitude * ahead / ahead.abs().clamp_min(1e-16)
             before = consistent
-        return self._istft(spectrum, length)
+        return self.istft(spectrum, length)
 
     def unmel(self, bands: Tensor) -> Tensor:
         """Find magnitudes (..., K, T), none negative, that give the amplitudes of the bands (..., T, M)."""
@@ -290,8 +290,8 @@ class GriffinLim(Exact):
             return_complex=True,
         )
 
-    def _istft(self, spectrum: Tensor, length: int) -> Tensor:
-        """Return the waveform (length,) of a complex spectrum (K, T)."""
+    def istft(self, spectrum: Tensor, length: int) -> Tensor:
+        """Return the waveforms (..., length) of complex spectra (..., K, T)."""
         return torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window.float(), length=length)
 
 

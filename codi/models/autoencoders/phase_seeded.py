@@ -96,9 +96,7 @@ class PhaseSeededVocoder(nn.Module):
         louder, turn = self.changes(torch.cat(inputs, dim=2)).chunk(2, dim=2)
         magnitude = (level + louder).clamp(max=LOUDEST).exp()
         spectrum = torch.polar(magnitude, phase + turn).transpose(1, 2)  # (B, K, T)
-        window = self.inversion.get_buffer("window").float()
-        n_fft = self.inversion.n_fft
-        return torch.istft(spectrum, n_fft, self.inversion.hop_length, window=window, length=length)
+        return self.inversion.istft(spectrum, length)
 
     @torch.no_grad()
     def seeds(self, mel: Tensor) -> tuple[Tensor, Tensor]:
