@@ -12,7 +12,8 @@ from torch import Tensor
 
 from codi.io.dub import FLAGS, FORMATS, copy_packets, takes
 from codi.io.files import new_file
-from codi.io.gates import open_container, picture_stream, reading, sound_stream
+from codi.io.gates import open_container, reading, sound_stream
+from codi.io.media_file import zero_of
 from codi.io.write import encode_frames, even, open_new, picture_for
 from codi.types import Modality
 
@@ -65,13 +66,5 @@ def _write(container: Any, pieces: Iterable[Tensor], fps: float, source: Any, so
     assert stream is not None, "a clip has at least one frame"
     container.mux(stream.encode(None))
     if sound is not None:
-        copy_packets(container, source, sound, copied, _first(source, sound))
-
-
-def _first(source: Any, sound: Any) -> int:
-    """Return the time at which a clip begins, with its picture or its sound, in units of its sound."""
-    starts = []
-    for stream in (picture_stream(source), sound):
-        if stream is not None and stream.start_time is not None:
-            starts.append(stream.start_time * stream.time_base)
-    return round(min(starts) / sound.time_base) if starts else 0
+        # frames were read from time 0 of the file, which the sound keeps
+        copy_packets(container, source, sound, copied, round(zero_of(source) / sound.time_base))
